@@ -1,0 +1,11 @@
+"""Post-training quantization of Swin detectors for mmdet 3.x.
+
+The Python API needs torch alone; `import erq_mm.engine` registers the mmengine plugin.
+"""
+
+from .calibration.pipeline import quantize_
+from .calibration.recipes import RECIPES
+from .calibration.report import Report
+
+__version__ = '0.1.0'
+__all__ = ['RECIPES', 'Report', '__version__', 'quantize_']

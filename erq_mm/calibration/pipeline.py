@@ -1,0 +1,272 @@
+"""Quantize a model in place: swap the layers, run the steps of the recipe, switch the quantizers on."""
+
+import inspect
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from fnmatch import fnmatchcase
+from itertools import groupby
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import nn
+
+from ..core.spec import QuantSpec, check_bits
+from ..nn.structure import Site, find_sites
+from ..nn.swap import swap_
+from .memory import PeakMemory
+from .progress import track
+from .recipes import Recipe, RecipeLike, resolve_recipe
+from .report import LayerReport, Report
+from .state import Calibration, SiteState, full_precision
+from .steps import LAYER_STEPS, MODEL_STEPS
+from .steps.weights import check_weight
+
+OVERRIDE_KEYS = ('w_bits', 'a_bits')
+Overrides = Mapping[str, Mapping[str, int] | str]
+
+
+def quantize_(
+    model: nn.Module,
+    run_calibration: Callable[[nn.Module], Any],
+    recipe: RecipeLike = 'erq',
+    w_bits: int = 4,
+    a_bits: int = 4,
+    scope: str = 'linears',
+    overrides: Overrides | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Report:
+    """Quantize `model` in place and return what was done.
+
+    Args:
+        model: a float module made of `nn.Linear`, `nn.Conv2d` and Swin attention; left in eval mode.
+        run_calibration: called with the model, runs the calibration forwards; must do the same at every call.
+        recipe: a name, `{'type': name, option: value}`, or a list of steps.
+        w_bits, a_bits: 2 to 8.
+        scope: `linears` or `all` (also convolutions).
+        overrides: layer pattern -> `{'w_bits': 8, 'a_bits': 8}` or `'float'`, applied in order. A pattern is a name, a
+            glob, or a regular expression after `re:`.
+        seed: of the row sample of very wide layers.
+        progress: a started rich display, or None.
+
+    Raises:
+        ValueError: unknown recipe, step, option, scope or override key; bits outside 2..8; a pattern that matches
+            nothing; no layer in scope; a model that is quantized already.
+        FloatingPointError: NaN or infinity in a weight or an activation, naming the layer.
+
+    Everything that can be checked is checked before the model is touched. If calibration fails halfway the model is
+    half quantized: load it again.
+    """
+    recipe = resolve_recipe(recipe)
+    plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})
+    report = Report(
+        recipe=recipe.name, w_bits=w_bits, a_bits=a_bits, scope=scope, seed=seed, steps=[dict(s) for s in recipe.steps],
+        float_layers=[{'name': name, 'reason': reason} for name, reason in plan.float_layers],
+    )  # fmt: skip
+    model.eval()
+    started = time.perf_counter()
+    with PeakMemory() as memory, torch.no_grad(), full_precision():
+        calibration = swap_for_calibration(model, plan, run_calibration, seed, progress)
+        for state in calibration.layers():
+            check_weight(state)
+        for steps in stages(recipe):
+            _run_stage(calibration, steps, report.seconds)
+        for state in calibration.sites:
+            _activate(state)
+    report.layers = [state.report for state in calibration.sites]
+    report.seconds['total'] = time.perf_counter() - started
+    report.peak_memory_bytes = memory.peak_bytes
+    return report
+
+
+class Plan:
+    """Which sites are quantized with which specs; nothing is touched yet."""
+
+    def __init__(self, float_layers: list[tuple[str, str]]) -> None:
+        self.float_layers = float_layers
+        self.sites: list[Site] = []
+        self.weight_specs: dict[str, QuantSpec] = {}
+        self.input_specs: dict[str, tuple[QuantSpec, ...]] = {}
+
+
+def plan_quantization(
+    model: nn.Module, recipe: Recipe, w_bits: int, a_bits: int, scope: str, overrides: Overrides
+) -> Plan:
+    """Decide everything that can be decided without touching the model; raises as `quantize_` does."""
+    check_bits('w_bits', w_bits)
+    check_bits('a_bits', a_bits)
+    check_steps(recipe)
+    sites, float_layers = find_sites(model, scope)
+    if not sites:
+        raise ValueError(
+            f'{type(model).__name__} has no layer in scope {scope!r}: it has no nn.Linear'
+            + (' or nn.Conv2d' if scope == 'all' else '; scope="all" takes convolutions, too')
+        )
+    plan = Plan(float_layers)
+    settings = _apply_overrides([site.name for site in sites], w_bits, a_bits, overrides)
+    for site in sites:
+        setting = settings[site.name]
+        if setting is None:
+            plan.float_layers.append((site.name, 'override'))
+            continue
+        plan.sites.append(site)
+        plan.weight_specs[site.name] = recipe.weight_spec(setting['w_bits'])
+        plan.input_specs[site.name] = tuple(_input_spec(recipe, site, role, setting) for role in site.roles)
+    if not plan.sites:
+        raise ValueError('overrides leave no layer to quantize')
+    return plan
+
+
+def _input_spec(recipe: Recipe, site: Site, role: str, setting: dict[str, Any]) -> QuantSpec:
+    """A channel-wise fit needs a LayerNorm to fold it into; without one (norm=None, no affine) it is per tensor."""
+    spec = recipe.input_spec(role, setting['a_bits'])
+    if role == 'image' and setting['a_bits_overridden']:
+        spec = QuantSpec(setting['a_bits'], spec.granularity, spec.grid, spec.percentiles)
+    if spec.granularity == 'channel' and site.norm is None:
+        spec = QuantSpec(spec.bits, 'tensor', spec.grid, spec.percentiles)
+    return spec
+
+
+def _apply_overrides(
+    names: list[str], w_bits: int, a_bits: int, overrides: Overrides
+) -> dict[str, dict[str, Any] | None]:
+    settings: dict[str, dict[str, Any] | None] = {
+        name: {'w_bits': w_bits, 'a_bits': a_bits, 'a_bits_overridden': False} for name in names
+    }
+    for pattern, change in overrides.items():
+        matched = [name for name in names if _matches(pattern, name)]
+        if not matched:
+            raise ValueError(f'override {pattern!r} matches no layer in scope; layers are e.g. {names[:3]} ... {names[-3:]}')
+        if change != 'float' and (not isinstance(change, Mapping) or not set(change) <= set(OVERRIDE_KEYS) or not change):
+            raise ValueError(f"override {pattern!r} must be 'float' or a dict with keys of {OVERRIDE_KEYS}, got {change!r}")
+        for name in matched:
+            if change == 'float':
+                settings[name] = None
+                continue
+            for key, bits in change.items():
+                check_bits(f'{key} of override {pattern!r}', bits)
+            base = settings[name] or {'w_bits': w_bits, 'a_bits': a_bits, 'a_bits_overridden': False}
+            settings[name] = base | dict(change) | {'a_bits_overridden': 'a_bits' in change or base['a_bits_overridden']}
+    return settings
+
+
+def _matches(pattern: str, name: str) -> bool:
+    if pattern.startswith('re:'):
+        return re.search(pattern[3:], name) is not None
+    return fnmatchcase(name, pattern)
+
+
+def check_steps(recipe: Recipe) -> None:
+    """Raise ValueError for an unknown step or an option the step does not have."""
+    known = MODEL_STEPS | LAYER_STEPS
+    for step in recipe.steps:
+        name = step.get('type')
+        if name not in known:
+            raise ValueError(f'recipe {recipe.name!r}: unknown step {name!r}; steps are {sorted(known)}')
+        allowed = list(inspect.signature(known[name]).parameters)[1:]
+        unknown = sorted(set(step) - {'type', *allowed})
+        if unknown:
+            raise ValueError(f'recipe {recipe.name!r}: step {name!r} has no option {unknown}; it has {allowed}')
+    types = [step['type'] for step in recipe.steps]
+    for needed in ('fit_activations', 'fit_weights'):
+        if needed not in types:
+            raise ValueError(f'recipe {recipe.name!r} lacks the step {needed!r}: nothing would be quantized')
+    for later, earlier in (('aqer', 'collect_statistics'), ('wqer', 'collect_statistics'), ('wqer', 'fit_weights')):
+        if later in types and earlier not in types[: types.index(later)]:
+            raise ValueError(f'recipe {recipe.name!r}: step {later!r} needs {earlier!r} before it')
+
+
+def swap_for_calibration(
+    model: nn.Module,
+    plan: Plan,
+    run_calibration: Callable[[nn.Module], Any],
+    seed: int,
+    progress: Progress | None,
+) -> Calibration:
+    """Swap the planned layers, unfitted, and return the state the steps work on."""
+    modules = swap_(model, plan.sites, plan.weight_specs, _module_specs(plan))
+    states = []
+    for site in plan.sites:
+        module, specs = modules[site.name], plan.input_specs[site.name]
+        weight_spec = plan.weight_specs[site.name]
+        has_weight = site.kind != 'matmul'
+        report = LayerReport(
+            name=site.name,
+            kind=site.kind,
+            role=','.join(site.roles),
+            w_bits=weight_spec.bits if has_weight else None,
+            a_bits=specs[0].bits,
+            granularity={'weight': weight_spec.granularity} if has_weight else {},
+            parameters=module.weight.numel() if has_weight else 0,
+        )
+        report.granularity['input'] = ','.join('tensor' if s.grid == 'uniform' else s.grid for s in specs)
+        states.append(SiteState(site, module, specs, report))
+    return Calibration(model, run_calibration, states, seed, progress)
+
+
+def _module_specs(plan: Plan) -> dict[str, tuple[QuantSpec, ...]]:
+    """What the modules run with: one scale per tensor, also where the range is first fitted per channel."""
+    return {
+        name: tuple(QuantSpec(s.bits, 'tensor', s.grid, s.percentiles) for s in specs)
+        for name, specs in plan.input_specs.items()
+    }
+
+
+def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
+    """Yield model steps one by one and layer steps in runs."""
+    for is_layer_step, steps in groupby(recipe.steps, key=lambda step: step['type'] in LAYER_STEPS):
+        if is_layer_step:
+            yield list(steps)
+        else:
+            yield from ([step] for step in steps)
+
+
+def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], seconds: dict[str, float]) -> None:
+    if steps[0]['type'] in MODEL_STEPS:
+        with _timed(seconds, steps[0]['type']):
+            MODEL_STEPS[steps[0]['type']](calibration, **_options(steps[0]))
+        return
+    for state in track(calibration.progress, calibration.layers(), ' + '.join(s['type'] for s in steps)):
+        _begin(state)
+        for step in steps:
+            with _timed(seconds, step['type']):
+                LAYER_STEPS[step['type']](state, **_options(step))
+        _finish(state)
+
+
+def _begin(state: SiteState) -> None:
+    state.weight = state.layer.weight_matrix().clone()
+    state.bias = None if state.layer.bias is None else state.layer.bias.detach().clone()
+    state.report.rows = state.stats.count if state.stats is not None else 0
+    if state.report.rows:
+        state.report.output_mse['activation'] = state.stats.energy / max(state.stats.count * len(state.weight), 1)
+
+
+def _finish(state: SiteState) -> None:
+    if state.report.rows and 'wqer' not in state.report.output_mse:
+        state.record('fit_weights')
+    state.finish()
+
+
+def _activate(state: SiteState) -> None:
+    for quantizer in state.quantizers():
+        quantizer.is_active = quantizer.is_fitted
+
+
+def _options(step: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in step.items() if key != 'type'}
+
+
+class _timed:
+    """Add the seconds of a block to `seconds[name]`."""
+
+    def __init__(self, seconds: dict[str, float], name: str) -> None:
+        self.seconds, self.name = seconds, name
+
+    def __enter__(self) -> None:
+        self.started = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started

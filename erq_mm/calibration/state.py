@@ -1,0 +1,148 @@
+"""What the steps work on: the quantized sites of a model and what is known about each."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from torch import Tensor, nn
+
+from ..core.histogram import Histogram
+from ..core.quantizers import Quantizer
+from ..core.ridge import RidgeSystem, damping
+from ..core.spec import QuantSpec
+from ..core.statistics import InputStats
+from ..core.weight_error import QuantizedWeight
+from ..nn.layers import QuantLayer
+from ..nn.matmul import QuantMatMul
+from ..nn.structure import Site
+from .report import LayerReport
+
+
+@dataclass
+class SiteState:
+    """One site while it is calibrated.
+
+    Attributes:
+        input_specs: what the recipe asks for per operand; `channel` granularity exists only until reparameterization.
+        stats: of the inputs, from `collect_statistics` until the layer is done.
+        weight, bias: the float weight with all corrections so far; the layer itself changes when it is done.
+        quantized: the weight on its grid, from `fit_weights` on.
+    """
+
+    site: Site
+    module: QuantLayer | QuantMatMul
+    input_specs: tuple[QuantSpec, ...]
+    report: LayerReport
+    histograms: list[Histogram] = field(default_factory=list)
+    stats: InputStats | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    quantized: QuantizedWeight | None = None
+    _system: tuple[float, RidgeSystem] | None = None
+
+    @property
+    def name(self) -> str:
+        return self.site.name
+
+    @property
+    def layer(self) -> QuantLayer:
+        """The module of a site that has weights."""
+        assert isinstance(self.module, QuantLayer), f'{self.name} is a product of activations'
+        return self.module
+
+    @property
+    def has_weight(self) -> bool:
+        return isinstance(self.module, QuantLayer)
+
+    def quantizers(self) -> list[Quantizer]:
+        """The quantizers of the operands, in order."""
+        if isinstance(self.module, QuantLayer):
+            return [self.module.input_quantizer]
+        return [self.module.left_quantizer, self.module.right_quantizer]
+
+    def system(self, lam_mode: str, lam: float) -> RidgeSystem:
+        """Return the damped Gram matrix; Aqer and Wqer share its factorization when they share lam."""
+        assert self.stats is not None, f'{self.name} has no statistics'
+        absolute = damping(lam_mode, lam, self.stats.mean_energy(), self.stats.count)
+        if self._system is None or self._system[0] != absolute:
+            self._system = None  # free the old factorization first
+            self._system = (absolute, self.stats.system(absolute))
+        return self._system[1]
+
+    def record(self, step: str) -> None:
+        """Put the output error after a step into the report."""
+        if self.stats is None or self.stats.count == 0:
+            return
+        weight, bias = (self.quantized.weight, self.quantized.bias) if self.quantized else (self.weight, self.bias)
+        layer = self.layer
+        change = torch.zeros(len(weight), weight.shape[1] + 1, dtype=weight.dtype, device=weight.device)
+        torch.sub(weight, layer.weight_matrix(), out=change[:, :-1])
+        if bias is not None:
+            change[:, -1] = bias - layer.bias
+        self.report.output_mse[step] = self.stats.output_mse(change)
+
+    def finish(self) -> None:
+        """Install the quantized weight and free everything else."""
+        if self.quantized is not None:
+            self.layer.install_(self.quantized)
+        self.stats = self.weight = self.bias = self.quantized = self._system = None
+
+
+@dataclass
+class Calibration:
+    """A quantization under way.
+
+    Attributes:
+        forward: runs the calibration forwards on the model.
+        sites: in module order.
+        progress: display, or None.
+        notes: lines for the user.
+    """
+
+    model: nn.Module
+    forward: Callable[[nn.Module], Any]
+    sites: list[SiteState]
+    seed: int
+    progress: Progress | None
+    notes: list[str] = field(default_factory=list)
+
+    def layers(self) -> list[SiteState]:
+        """The sites that have weights."""
+        return [state for state in self.sites if state.has_weight]
+
+    def run(self) -> None:
+        """Run the calibration forwards, without gradients, reduced precision or training behaviour."""
+        self.model.eval()
+        with torch.no_grad(), full_precision():
+            self.forward(self.model)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Switch autocast and TF32 off while the block runs."""
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    with ExitStack() as stack:
+        for device in ('cpu', 'cuda'):
+            stack.enter_context(torch.autocast(device, enabled=False))
+        try:
+            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+            yield
+        finally:
+            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
+
+
+@contextmanager
+def watch_inputs(quantizers: list[Quantizer], see: list[Callable[[Tensor], None]]) -> Iterator[None]:
+    """Call `see[i]` with every input of `quantizers[i]` while the block runs; always detaches."""
+    handles = [
+        quantizer.register_forward_pre_hook(lambda _module, args, act=act: act(args[0].detach()))
+        for quantizer, act in zip(quantizers, see, strict=True)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,0 +1,65 @@
+"""Fit every activation quantizer to all calls of all calibration forwards of the float model."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ...core.histogram import Histogram
+from ...core.quantizers import Quantizer
+from ...core.spec import QuantSpec
+from ..progress import track
+from ..state import Calibration, SiteState, watch_inputs
+
+TENSOR_BINS = 4096
+CHANNEL_BINS = 1024
+
+
+def fit_activations(calibration: Calibration) -> None:
+    """Collect histograms in one pass, then choose ranges.
+
+    A quantizer whose input never came (no proposals reached its head) stays off: that input remains float, the weights
+    are rounded to nearest, and the report says so. Channel-wise ranges are left to the step `reparameterize`.
+
+    Raises:
+        FloatingPointError: NaN or infinity in an activation, naming the layer.
+    """
+    quantizers, observers = [], []
+    for state in calibration.sites:
+        device = next(calibration.model.parameters()).device
+        for quantizer, spec, role in zip(state.quantizers(), state.input_specs, state.site.roles, strict=True):
+            histogram = _new_histogram(state, spec, device)
+            state.histograms.append(histogram)
+            quantizers.append(quantizer)
+            observers.append(_observer(f'{state.name} ({role})', quantizer, histogram))
+    with watch_inputs(quantizers, observers):
+        calibration.run()
+    for state in track(calibration.progress, calibration.sites, 'fitting activations'):
+        _fit_site(state)
+
+
+def _new_histogram(state: SiteState, spec: QuantSpec, device: object) -> Histogram:
+    if spec.granularity == 'channel':
+        return Histogram(state.layer.weight_matrix().shape[1], CHANNEL_BINS, device)
+    return Histogram(1, TENSOR_BINS, device)
+
+
+def _observer(name: str, quantizer: Quantizer, histogram: Histogram) -> Callable[[Tensor], None]:
+    def observe(x: Tensor) -> None:
+        try:
+            quantizer.observe(x, histogram)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f'{error} at the input of {name} during calibration: check the checkpoint and the calibration images'
+            ) from None
+
+    return observe
+
+
+def _fit_site(state: SiteState) -> None:
+    for index, (quantizer, spec) in enumerate(zip(state.quantizers(), state.input_specs, strict=True)):
+        histogram = state.histograms[index]
+        if histogram.is_empty and spec.grid == 'uniform':
+            state.report.note = 'no calibration rows: input left float, weights rounded to nearest'
+            state.report.a_bits = None
+        elif spec.granularity != 'channel':
+            quantizer.fit(histogram)

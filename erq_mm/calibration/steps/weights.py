@@ -1,0 +1,67 @@
+"""The closed-form steps on one layer: correct it for its input's error, fit the weight's grid, quantize it."""
+
+import torch
+
+from ...core.activation_error import correct_activation_error
+from ...core.rounding import RoundingOptions
+from ...core.scale_search import search_weight_range
+from ...core.weight_error import reduce_weight_error, round_to_nearest
+from ..state import SiteState
+
+
+def _has_rows(state: SiteState) -> bool:
+    return state.stats is not None and state.stats.count > 0
+
+
+def aqer(state: SiteState, lam_mode: str = 'relative', lam: float = 0.01) -> None:
+    """Reduce the error of the quantized input (ERQ, Eq. 5 to 8); the patch embedding is skipped, as in the paper."""
+    if not _has_rows(state) or state.site.roles == ('image',):
+        return
+    change = correct_activation_error(state.stats, state.system(lam_mode, lam))
+    state.weight += change[:, :-1]
+    if state.bias is not None:
+        state.bias += change[:, -1]
+    state.record('aqer')
+
+
+def fit_weights(state: SiteState) -> None:
+    """Choose scale and zero point per output row, and round to nearest."""
+    spec = state.layer.weight_spec
+    scale, zero_point = search_weight_range(state.weight, spec)
+    state.quantized = round_to_nearest(state.weight, state.bias, scale, zero_point, spec.max_code)
+
+
+def wqer(
+    state: SiteState,
+    ridge: bool = True,
+    rounding: str | None = 'greedy',
+    k: int = 1,
+    iterations: int = 100,
+    proxy: str = 'compensated',
+    lam_mode: str = 'relative',
+    lam: float = 0.01,
+) -> None:
+    """Reduce the error of the quantized weight (ERQ, Algorithm 1), on the grid of `fit_weights`."""
+    if not _has_rows(state):
+        return
+    options = None if rounding is None else RoundingOptions(rounding, k, iterations)
+    quantized = reduce_weight_error(
+        state.quantized,
+        state.weight,
+        state.system(lam_mode, lam),
+        state.stats.count,
+        state.layer.weight_spec.max_code,
+        rounding=options,
+        ridge=ridge,
+        proxy=proxy,
+    )
+    state.quantized = quantized
+    state.record('wqer')
+
+
+def check_weight(state: SiteState) -> None:
+    """Raise FloatingPointError, naming the layer, if a weight is NaN or infinite."""
+    layer = state.layer
+    for name, tensor in (('weight', layer.weight), ('bias', layer.bias)):
+        if tensor is not None and not bool(torch.isfinite(tensor).all()):
+            raise FloatingPointError(f'NaN or infinity in {state.name}.{name}: check the checkpoint')

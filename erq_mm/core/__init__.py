@@ -1,0 +1,1 @@
+"""Quantization numerics in plain torch: frozen specs and tensors in, tensors out."""

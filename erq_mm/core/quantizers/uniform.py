@@ -1,0 +1,41 @@
+"""Uniform affine grid: q = clamp(round(x / s) + z, 0, 2**b - 1), x_q = (q - z) s (ERQ, Eq. 1)."""
+
+import torch
+from torch import Tensor
+
+from ..histogram import Histogram
+from ..scale_search import search_uniform_range
+from .base import Quantizer
+
+
+def encode(x: Tensor, scale: Tensor, zero_point: Tensor, max_code: int) -> Tensor:
+    """Return the codes of `x`, float values 0..max_code; `scale` and `zero_point` broadcast against `x`."""
+    return (torch.round(x / scale) + zero_point).clamp_(0, max_code)
+
+
+def decode(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Return the value of codes on the affine grid."""
+    return (codes - zero_point) * scale
+
+
+class UniformQuantizer(Quantizer):
+    """Per-tensor affine quantizer. A non-integer zero point (as published for RepQ) is allowed, and slower."""
+
+    def refresh(self) -> None:
+        # Python numbers: reading a buffer in every forward would stop a GPU
+        self._scale, self._zero_point = float(self.scale), float(self.zero_point)
+
+    def observe(self, x: Tensor, histogram: Histogram) -> None:
+        histogram.update(x.reshape(-1, x.shape[-1]).T if histogram.num_channels > 1 else x.reshape(1, -1))
+
+    def fit(self, histogram: Histogram) -> None:
+        """Fit one scale to all values; the range is widened to contain zero, so that zero is on the grid."""
+        scale, zero_point = search_uniform_range(histogram, self.spec, contains_zero=True)
+        self.set_parameters(scale, zero_point)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        max_code = self.spec.max_code
+        if self._zero_point.is_integer() and 0 <= self._zero_point <= max_code:
+            return torch.fake_quantize_per_tensor_affine(x, self._scale, int(self._zero_point), 0, max_code)
+        codes = (x * (1 / self._scale)).round_()
+        return codes.clamp_(-self._zero_point, max_code - self._zero_point).mul_(self._scale)

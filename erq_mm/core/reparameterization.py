@@ -1,0 +1,62 @@
+"""Fold channel-wise ranges of a LayerNorm's output into the LayerNorm and the Linear that follows (RepQ-ViT)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Reparameterization:
+    """The change of variables y' = y / ratio - shift, after which one scale and zero point serve all channels.
+
+    Attributes:
+        ratio, shift: (channels,).
+        scale, zero_point: of the per-tensor quantizer of y', scalars.
+    """
+
+    ratio: Tensor
+    shift: Tensor
+    scale: Tensor
+    zero_point: Tensor
+
+    @property
+    def pad_value(self) -> Tensor:
+        """What y = 0 becomes: the value that window padding must have after the change (trap of all published code)."""
+        return -self.shift
+
+
+def reparameterize(scale: Tensor, zero_point: Tensor, max_code: int, *, integer_zero_point: bool = True) -> Reparameterization:
+    """Choose the per-tensor quantizer as the mean of the channel-wise ones (RepQ-ViT, section 3.2).
+
+    Args:
+        scale, zero_point: channel-wise, (channels,).
+        max_code: codes run from 0 to this.
+        integer_zero_point: round the mean zero point, so that the grid contains zero and the pad value; False is the
+            published behaviour.
+    """
+    scale, zero_point = scale.double(), zero_point.double()
+    common_scale, common_zero = scale.mean(), zero_point.mean()
+    if integer_zero_point:
+        common_zero = common_zero.round().clamp(0, max_code)
+    ratio = scale / common_scale
+    # minimum / ratio - common minimum, with minimum = -z s
+    shift = common_scale * (common_zero - zero_point)
+    return Reparameterization(ratio, shift, common_scale, common_zero)
+
+
+@torch.no_grad()
+def fold_(
+    norm_weight: Tensor, norm_bias: Tensor, linear_weight: Tensor, linear_bias: Tensor, change: Reparameterization
+) -> None:
+    """Apply the change to a LayerNorm and the Linear behind it, in place; computed in float64.
+
+    The composition is unchanged for every row that comes out of the LayerNorm, and for padded rows if they are padded
+    with `change.pad_value`.
+    """
+    dtype = linear_weight.dtype
+    new_weight = linear_weight.double() * change.ratio
+    linear_bias.copy_((linear_bias.double() + new_weight @ change.shift).to(dtype))
+    linear_weight.copy_(new_weight.to(dtype))
+    norm_bias.copy_((norm_bias.double() / change.ratio - change.shift).to(dtype))
+    norm_weight.copy_((norm_weight.double() / change.ratio).to(dtype))

@@ -1,0 +1,90 @@
+"""Choice of quantizer ranges: percentile candidates, the winner by mean squared error (RepQ-ViT and ERQ code)."""
+
+import torch
+from torch import Tensor
+
+from .histogram import Histogram
+from .spec import QuantSpec
+
+
+def affine_parameters(low: Tensor, high: Tensor, max_code: int) -> tuple[Tensor, Tensor]:
+    """Return scale = (high - low) / max_code and zero point = round(-low / scale); an empty range gives scale 1 or |v|."""
+    fallback = torch.maximum(low.abs(), high.abs())
+    fallback = torch.where(fallback > 0, fallback, torch.ones_like(fallback))
+    spread = high - low
+    scale = torch.where(spread > 1e-30, spread / max_code, fallback)
+    return scale, torch.round(-low / scale)
+
+
+def search_uniform_range(histogram: Histogram, spec: QuantSpec, *, contains_zero: bool) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point per channel of the histogram, float64 (channels,).
+
+    Args:
+        histogram: of the values to quantize.
+        spec: bits and candidate percentiles.
+        contains_zero: widen every candidate to contain zero, so that zero is exactly representable.
+    """
+    centres, best = histogram.centres(), None
+    for percentile in spec.percentiles:
+        low, high = histogram.quantile(1 - percentile), histogram.quantile(percentile)
+        if contains_zero:
+            low, high = low.clamp(max=0), high.clamp(min=0)
+        scale, zero_point = affine_parameters(low, high, spec.max_code)
+        codes = (torch.round(centres / scale[:, None]) + zero_point[:, None]).clamp_(0, spec.max_code)
+        error = (((codes - zero_point[:, None]) * scale[:, None] - centres).square_() * histogram.counts).sum(1)
+        if best is None:
+            best = error, scale, zero_point
+        else:
+            better = error < best[0]
+            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True))
+    return best[1], best[2]
+
+
+def search_log_scale(histogram: Histogram, spec: QuantSpec) -> Tensor:
+    """Return the scale of the log-sqrt2 grid; `histogram` holds log2 of the positive values."""
+    if histogram.is_empty:  # every value was zero: any scale is exact
+        return torch.ones(())
+    exponents = histogram.centres()
+    values, best_error, best_scale = exponents.exp2(), torch.inf, None
+    for percentile in spec.percentiles:
+        log2_scale = histogram.quantile(percentile)[:, None]
+        codes = torch.round(-2 * (exponents - log2_scale)).clamp_(min=0)
+        grid_values = torch.where(codes > spec.max_code, 0.0, (log2_scale - codes / 2).exp2())
+        error = float(((grid_values - values).square() * histogram.counts).sum())
+        if error < best_error:
+            best_error, best_scale = error, log2_scale.exp2().squeeze()
+    return best_scale
+
+
+def search_weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point per output row, each (out, 1), for a weight of shape (out, in).
+
+    Every range contains zero. Quantiles are exact (linear interpolation between order statistics).
+    """
+    ordered = weight.sort(dim=1).values
+    best = None
+    for percentile in spec.percentiles:
+        low = _row_quantile(ordered, 1 - percentile).clamp(max=0)
+        high = _row_quantile(ordered, percentile).clamp(min=0)
+        scale, zero_point = affine_parameters(low, high, spec.max_code)
+        error = _row_error(weight, scale, zero_point, spec.max_code)
+        if best is None:
+            best = error, scale, zero_point
+        else:
+            better = error < best[0]
+            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True))
+    return best[1], best[2]
+
+
+def _row_quantile(ordered: Tensor, fraction: float) -> Tensor:
+    position = fraction * (ordered.shape[1] - 1)
+    lower = int(position)
+    upper = min(lower + 1, ordered.shape[1] - 1)
+    return torch.lerp(ordered[:, lower], ordered[:, upper], position - lower)[:, None]
+
+
+def _row_error(weight: Tensor, scale: Tensor, zero_point: Tensor, max_code: int) -> Tensor:
+    values = torch.fake_quantize_per_channel_affine(
+        weight, scale[:, 0], zero_point[:, 0].to(torch.int32), 0, 0, max_code
+    )
+    return values.sub_(weight).square_().sum(1, keepdim=True)

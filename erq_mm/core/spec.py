@@ -1,0 +1,52 @@
+"""What a quantizer looks like, as a value: bits, granularity, grid and range rule."""
+
+from dataclasses import dataclass
+
+GRANULARITIES = ('tensor', 'channel', 'row')
+GRIDS = ('uniform', 'log_sqrt2')
+ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
+WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
+MIN_MAX = (1.0,)
+
+
+@dataclass(frozen=True)
+class QuantSpec:
+    """One quantizer, before it is fitted.
+
+    Attributes:
+        bits: 2 to 8; codes run from 0 to 2**bits - 1.
+        granularity: `tensor` is one scale; `channel` one per last dimension of an activation (A in [N, A] gives A
+            scales); `row` one per output row of a weight ([out, in] gives scale [out, 1]).
+        grid: `uniform` (affine) or `log_sqrt2` (powers of the square root of two, for values in (0, 1]).
+        percentiles: candidate upper percentiles; the lower one is the complement, the winner has the least squared
+            error. `(1.0,)` is the plain minimum and maximum.
+
+    Raises:
+        ValueError: naming the field, its value and what is allowed.
+    """
+
+    bits: int
+    granularity: str = 'tensor'
+    grid: str = 'uniform'
+    percentiles: tuple[float, ...] = ACTIVATION_PERCENTILES
+
+    def __post_init__(self) -> None:
+        check_bits('bits', self.bits)
+        if self.granularity not in GRANULARITIES:
+            raise ValueError(f'granularity must be one of {GRANULARITIES}, got {self.granularity!r}')
+        if self.grid not in GRIDS:
+            raise ValueError(f'grid must be one of {GRIDS}, got {self.grid!r}')
+        object.__setattr__(self, 'percentiles', tuple(float(p) for p in self.percentiles))
+        if not self.percentiles or not all(0.5 < p <= 1 for p in self.percentiles):
+            raise ValueError(f'percentiles must be fractions in (0.5, 1], got {self.percentiles!r}')
+
+    @property
+    def max_code(self) -> int:
+        """The largest code, 2**bits - 1."""
+        return 2**self.bits - 1
+
+
+def check_bits(name: str, bits: int) -> None:
+    """Raise ValueError unless `bits` is an integer from 2 to 8; `name` says whose bits they are."""
+    if isinstance(bits, bool) or not isinstance(bits, int) or not 2 <= bits <= 8:
+        raise ValueError(f'{name} must be an integer from 2 to 8, got {bits!r}')

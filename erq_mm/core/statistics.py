@@ -1,0 +1,133 @@
+"""What calibration keeps of a layer's inputs: sums of outer products, or a bounded sample of rows for very wide layers.
+
+Aqer and Wqer (ERQ, Eq. 8 and 17) only need sum x_q x_q^T, sum x_q (W (x - x_q))^T and the count, so memory does not
+depend on the number of calibration images. A column of ones stands for the bias everywhere: it is the last column.
+"""
+
+import torch
+from torch import Tensor
+
+from .ridge import DualSystem, PrimalSystem, RidgeSystem
+
+ROWS_PER_CHUNK = 8192
+
+
+class GramStats:
+    """Running sums over rows of a layer's float input x and its fake-quantized value x_q.
+
+    Args:
+        weight: (out, in), the float weight whose output error is recorded.
+
+    Attributes:
+        gram: sum of [x_q, 1] [x_q, 1]^T, (in + 1, in + 1).
+        cross: sum of [x_q, 1] t^T; t is the output error W (x - x_q) when that has fewer entries than the input
+            error x - x_q, and the input error otherwise.
+        energy: sum of ||W (x - x_q)||^2.
+        count: number of rows.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        out_features, in_features = weight.shape
+        self.weight = weight
+        self.keeps_output_error = out_features <= in_features
+        size = in_features + 1
+        self.gram = weight.new_zeros(size, size)
+        self.cross = weight.new_zeros(size, out_features if self.keeps_output_error else in_features)
+        self.energy, self.count = 0.0, 0
+
+    def add(self, x: Tensor, x_q: Tensor) -> None:
+        """Add rows, both (rows, in)."""
+        for part, part_q in zip(x.split(ROWS_PER_CHUNK), x_q.split(ROWS_PER_CHUNK), strict=True):
+            self._add_chunk(part - part_q, part_q)
+
+    def _add_chunk(self, input_error: Tensor, x_q: Tensor) -> None:
+        output_error = input_error @ self.weight.T
+        target = output_error if self.keeps_output_error else input_error
+        inner = slice(0, x_q.shape[1])
+        self.gram[inner, inner].addmm_(x_q.T, x_q)
+        column_sum = x_q.sum(0)
+        self.gram[-1, inner] += column_sum
+        self.gram[inner, -1] += column_sum
+        self.gram[-1, -1] += len(x_q)
+        self.cross[inner].addmm_(x_q.T, target)
+        self.cross[-1] += target.sum(0)
+        self.energy += float(output_error.square().sum(dtype=torch.float64))
+        self.count += len(x_q)
+
+    def output_cross(self) -> Tensor:
+        """Return sum [x_q, 1] (W (x - x_q))^T, (in + 1, out)."""
+        return self.cross if self.keeps_output_error else self.cross @ self.weight.T
+
+    def system(self, lam: float) -> RidgeSystem:
+        """Return the damped Gram matrix, ready to solve with."""
+        return PrimalSystem(self.gram, lam)
+
+    def mean_energy(self) -> float:
+        """Return the mean squared input, the average of the diagonal of sum x_q x_q^T over its size (no bias column)."""
+        return float(self.gram.diagonal()[:-1].double().mean())
+
+    def output_mse(self, change: Tensor) -> float:
+        """Return the mean of ||W x - (W + change) x_q||^2 over rows and outputs; `change` is (out, in + 1)."""
+        linear = float((change * self.output_cross().T).sum(dtype=torch.float64))
+        quadratic = float(((change @ self.gram) * change).sum(dtype=torch.float64))
+        return max(self.energy - 2 * linear + quadratic, 0.0) / max(self.count * len(change), 1)
+
+
+class RowStats:
+    """A uniform random sample of at most `capacity` rows of a very wide input, over all calls (reservoir sampling).
+
+    Used where rows are fewer than columns by far (the first fully connected layer of a box head has 12,544 columns and
+    1,000 rows an image): a Gram matrix would cost more than the rows. Same interface as `GramStats`.
+    """
+
+    def __init__(self, weight: Tensor, capacity: int = 2048, seed: int = 0) -> None:
+        self.weight, self.capacity = weight, capacity
+        self.rows = weight.new_zeros(capacity, weight.shape[1] + 1)
+        self.rows[:, -1] = 1
+        self.input_error = weight.new_zeros(capacity, weight.shape[1])
+        self.seen = 0
+        self._generator = torch.Generator().manual_seed(seed)
+
+    @property
+    def count(self) -> int:
+        return min(self.seen, self.capacity)
+
+    def add(self, x: Tensor, x_q: Tensor) -> None:
+        """Offer rows, both (rows, in), to the sample."""
+        slots = self._slots(len(x))
+        chosen = [(row, slot) for row, slot in enumerate(slots) if slot < self.capacity]
+        last_writer = {slot: row for row, slot in chosen}
+        if last_writer:
+            slot = torch.tensor(list(last_writer), device=x.device)
+            row = torch.tensor(list(last_writer.values()), device=x.device)
+            self.rows[slot, :-1] = x_q[row]
+            self.input_error[slot] = x[row] - x_q[row]
+        self.seen += len(x)
+
+    def _slots(self, arriving: int) -> list[int]:
+        position = torch.arange(self.seen, self.seen + arriving, dtype=torch.float64)
+        drawn = (torch.rand(arriving, generator=self._generator, dtype=torch.float64) * (position + 1)).long()
+        return torch.where(position < self.capacity, position.long(), drawn).tolist()
+
+    def _output_error(self) -> Tensor:
+        return self.input_error[: self.count] @ self.weight.T
+
+    @property
+    def energy(self) -> float:
+        return float(self._output_error().square().sum(dtype=torch.float64))
+
+    def output_cross(self) -> Tensor:
+        return self.rows[: self.count].T @ self._output_error()
+
+    def system(self, lam: float) -> RidgeSystem:
+        return DualSystem(self.rows[: self.count], lam)
+
+    def mean_energy(self) -> float:
+        return float(self.rows[: self.count, :-1].square().mean(dtype=torch.float64)) * self.count
+
+    def output_mse(self, change: Tensor) -> float:
+        error = self._output_error() - self.rows[: self.count] @ change.T
+        return float(error.square().sum(dtype=torch.float64)) / max(error.numel(), 1)
+
+
+InputStats = GramStats | RowStats

@@ -1,0 +1,1 @@
+"""The embedded demo: a generated data set of shapes and the run that compares recipes on it."""

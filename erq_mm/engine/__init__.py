@@ -1,0 +1,1 @@
+"""The mmengine and mmdet side of the package; importing it registers the plugin."""

@@ -1,0 +1,151 @@
+"""Window attention of mmdet's Swin, with both matrix products quantized and windows padded by a chosen value.
+
+The two modules take over the children of mmdet's `ShiftWindowMSA` and `WindowMSA` under their names, and read nothing
+but their attributes, so mmdet is not imported here.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .matmul import QuantMatMul
+
+# On a CPU a few windows at a time stay in its cache from the first product to the last; results are the same bits
+WINDOWS_PER_CHUNK = 64
+MASKED = -100.0
+
+
+class QuantWindowAttention(nn.Module):
+    """Replaces `WindowMSA`: softmax(q k^T + relative position bias + mask) v, with q scaled before it is quantized.
+
+    Args:
+        attention: mmdet's `WindowMSA`.
+        query_key, probability_value: the quantized products.
+    """
+
+    def __init__(self, attention: nn.Module, query_key: QuantMatMul, probability_value: QuantMatMul) -> None:
+        super().__init__()
+        self.embed_dims, self.num_heads = attention.embed_dims, attention.num_heads
+        self.window_size, self.scale = attention.window_size, attention.scale
+        self.relative_position_bias_table = attention.relative_position_bias_table
+        self.register_buffer('relative_position_index', attention.relative_position_index)
+        self.qkv, self.proj = attention.qkv, attention.proj
+        self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
+        self.query_key, self.probability_value = query_key, probability_value
+        self.train(attention.training)
+
+    def position_bias(self) -> Tensor:
+        """Return the relative position bias, (heads, tokens, tokens)."""
+        tokens = self.window_size[0] * self.window_size[1]
+        table = self.relative_position_bias_table[self.relative_position_index.reshape(-1)]
+        return table.view(tokens, tokens, self.num_heads).permute(2, 0, 1).contiguous()
+
+    def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
+        """Attend within windows.
+
+        Args:
+            x: (images * windows, tokens, channels).
+            regions: (windows, tokens), numbers of the image regions that a shifted window joins; tokens of different
+                regions do not see each other. None when windows are not shifted.
+        """
+        bias = self.position_bias()
+        step = WINDOWS_PER_CHUNK if x.device.type == 'cpu' else max(len(x), 1)
+        masks = _WindowMasks(regions, len(x))
+        parts = [self._attend(part, bias, masks(i * step, len(part))) for i, part in enumerate(x.split(step))]
+        return self.proj_drop(torch.cat(parts) if len(parts) > 1 else parts[0])
+
+    def _attend(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        windows, tokens, channels = x.shape
+        query, key, value = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        logits = self.query_key(query * self.scale, key.transpose(-2, -1))
+        logits += bias
+        if mask is not None:
+            logits += mask[:, None]
+        probability = self.attn_drop(logits.softmax(-1))
+        mixed = self.probability_value(probability, value)
+        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, channels))
+
+
+class _WindowMasks:
+    """The additive masks of ranges of windows; None where no window of the range joins several regions."""
+
+    def __init__(self, regions: Tensor | None, num_windows: int) -> None:
+        self.regions = regions
+        if regions is not None:
+            self.regions = regions.repeat(max(num_windows // len(regions), 1), 1)
+            self.joins = (regions != regions[:, :1]).any(1).repeat(max(num_windows // len(regions), 1)).tolist()
+
+    def __call__(self, start: int, length: int) -> Tensor | None:
+        if self.regions is None or not any(self.joins[start : start + length]):
+            return None
+        part = self.regions[start : start + length]
+        return (part[:, None, :] != part[:, :, None]) * MASKED
+
+
+class ShiftedWindows(nn.Module):
+    """Replaces `ShiftWindowMSA`: cut a feature map into (shifted) windows, attend, and put it together again.
+
+    Args:
+        attention: mmdet's `ShiftWindowMSA`, whose `w_msa` has been replaced already.
+
+    Attributes:
+        pad_value: (channels,), what windows that reach beyond the feature map are filled with: the value that stands
+            for zero after reparameterization (zero before it).
+    """
+
+    pad_value: Tensor
+
+    def __init__(self, attention: nn.Module) -> None:
+        super().__init__()
+        self.window_size, self.shift_size = attention.window_size, attention.shift_size
+        self.w_msa, self.drop = attention.w_msa, attention.drop
+        table = attention.w_msa.relative_position_bias_table
+        self.register_buffer('pad_value', table.new_zeros(attention.w_msa.embed_dims))
+        self.train(attention.training)
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend; `query` is (images, height * width, channels)."""
+        images, _, channels = query.shape
+        height, width = hw_shape
+        padded = self._pad(query.view(images, height, width, channels))
+        regions, shift = None, self.shift_size
+        if shift > 0:
+            regions = self._regions(*padded.shape[1:3], padded.device)
+            padded = torch.roll(padded, (-shift, -shift), dims=(1, 2))
+        windows = self._partition(padded)
+        merged = self._merge(self.w_msa(windows.flatten(1, 2), regions), padded.shape)
+        if shift > 0:
+            merged = torch.roll(merged, (shift, shift), dims=(1, 2))
+        return self.drop(merged[:, :height, :width].reshape(images, height * width, channels))
+
+    def _pad(self, x: Tensor) -> Tensor:
+        images, height, width, channels = x.shape
+        below, right = -height % self.window_size, -width % self.window_size
+        if not (below or right):
+            return x
+        padded = self.pad_value.to(x.dtype).repeat(images, height + below, width + right, 1)
+        padded[:, :height, :width] = x
+        return padded
+
+    def _regions(self, height: int, width: int, device: torch.device) -> Tensor:
+        """Return region numbers after the shift, (windows, tokens)."""
+        down, across = (self._bands(size, device) for size in (height, width))
+        return self._partition((3 * down[:, None] + across)[None, :, :, None]).flatten(1)
+
+    def _bands(self, size: int, device: torch.device) -> Tensor:
+        position = torch.arange(size, device=device)
+        return (position >= size - self.window_size).long() + (position >= size - self.shift_size).long()
+
+    def _partition(self, x: Tensor) -> Tensor:
+        """(images, H, W, C) -> (images * windows, side, side, C)."""
+        images, height, width, channels = x.shape
+        side = self.window_size
+        grid = x.view(images, height // side, side, width // side, side, channels)
+        return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
+
+    def _merge(self, windows: Tensor, shape: torch.Size) -> Tensor:
+        """(images * windows, tokens, C) -> (images, H, W, C)."""
+        images, height, width, channels = shape
+        side = self.window_size
+        grid = windows.view(images, height // side, width // side, side, side, channels)
+        return grid.permute(0, 1, 3, 2, 4, 5).reshape(images, height, width, channels)

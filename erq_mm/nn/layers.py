@@ -1,0 +1,142 @@
+"""`nn.Linear` and `nn.Conv2d` with a quantizer on the input and weights that lie on a grid after calibration."""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..core.quantizers import Quantizer, build_quantizer
+from ..core.spec import QuantSpec
+from ..core.weight_error import QuantizedWeight
+
+ROWS_PER_CHUNK = 8192
+
+
+class QuantLayer(nn.Module):
+    """What linear and convolution layers share.
+
+    The float layer's `weight` and `bias` are taken over, under their names. After calibration the weight holds the
+    fake-quantized values once and for all; the buffers `weight_scale` and `weight_zero_point`, (out, 1), give the codes
+    back, and a weight scale of zero says that the layer still has float weights.
+
+    Args:
+        layer: the float layer.
+        weight_spec, input_spec: the two quantizers.
+        create_bias: give the layer a zero bias if it has none, for corrections that need one.
+    """
+
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+    weight_scale: Tensor
+    weight_zero_point: Tensor
+
+    def __init__(self, layer: nn.Module, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+        if self.bias is None and create_bias:
+            self.bias = nn.Parameter(torch.zeros_like(self.weight[(slice(None),) + (0,) * (self.weight.dim() - 1)]))
+        self.weight_spec = weight_spec
+        self.input_quantizer: Quantizer = build_quantizer(input_spec)
+        per_row = self.weight.new_zeros(len(self.weight), 1)
+        self.register_buffer('weight_scale', per_row)
+        self.register_buffer('weight_zero_point', per_row.clone())
+        self.train(layer.training)
+
+    @property
+    def has_quantized_weight(self) -> bool:
+        """Whether `install_` or a checkpoint has put the weight on its grid."""
+        return bool((self.weight_scale > 0).all())
+
+    def weight_matrix(self) -> Tensor:
+        """Return the weight as (out, inputs per output)."""
+        return self.weight.detach().flatten(1)
+
+    @torch.no_grad()
+    def change_(self, weight_change: Tensor, bias_change: Tensor | None) -> None:
+        """Add to the float weight, (out, in) as in `weight_matrix`, and to the bias."""
+        self.weight += weight_change.view_as(self.weight)
+        if self.bias is not None and bias_change is not None:
+            self.bias += bias_change
+
+    @torch.no_grad()
+    def install_(self, quantized: QuantizedWeight) -> None:
+        """Store the fake-quantized weight, its grid and its bias."""
+        self.weight.copy_(quantized.weight.view_as(self.weight))
+        self.weight_scale.copy_(quantized.scale)
+        self.weight_zero_point.copy_(quantized.zero_point)
+        if self.bias is not None and quantized.bias is not None:
+            self.bias.copy_(quantized.bias)
+
+    def rows(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield an input of the layer as chunks of rows, (rows, in), that `weight_matrix` multiplies."""
+        raise NotImplementedError(f'{type(self).__name__} does not say how its inputs become rows')
+
+    def _load_from_state_dict(
+        self, state_dict: dict, prefix: str, metadata: dict, strict: bool, missing: list, unexpected: list, errors: list
+    ) -> None:
+        absent = [name for name in ('weight_scale', 'input_quantizer.scale') if prefix + name not in state_dict]
+        if absent and prefix + 'weight' in state_dict:
+            raise ValueError(
+                f'{prefix[:-1]} is quantized and the checkpoint is not: it lacks {[prefix + name for name in absent]}. '
+                'Load a float checkpoint before the model is quantized, or a quantized one after.'
+            )
+        super()._load_from_state_dict(state_dict, prefix, metadata, strict, missing, unexpected, errors)
+
+
+class QuantLinear(QuantLayer):
+    """y = x_q W_q^T + b."""
+
+    def __init__(self, layer: nn.Linear, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False) -> None:
+        super().__init__(layer, weight_spec, input_spec, create_bias)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(self.input_quantizer(x), self.weight, self.bias)
+
+    def rows(self, x: Tensor) -> Iterator[Tensor]:
+        yield from x.reshape(-1, x.shape[-1]).split(ROWS_PER_CHUNK)
+
+    def extra_repr(self) -> str:
+        return f'{self.in_features}, {self.out_features}, {self.weight_spec.bits} bit weight'
+
+
+class QuantConv2d(QuantLayer):
+    """Convolution of the quantized input; the zeros it pads with are on the grid, so padding commutes with rounding."""
+
+    def __init__(self, layer: nn.Conv2d, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False) -> None:
+        super().__init__(layer, weight_spec, input_spec, create_bias)
+        self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
+        self.kernel_size, self.groups = layer.kernel_size, layer.groups
+        self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(self.input_quantizer(x), self.weight, self.bias, self.stride, self.padding, self.dilation)
+
+    def rows(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield im2col patches, (rows, in_channels * kh * kw), a few output lines of one image at a time."""
+        (kh, kw), (sh, sw), (dh, dw) = self.kernel_size, self.stride, self.dilation
+        x = F.pad(x, (self.padding[1], self.padding[1], self.padding[0], self.padding[0]))
+        reach = dh * (kh - 1) + 1
+        out_height, out_width = (x.shape[2] - reach) // sh + 1, (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
+        lines = max(1, ROWS_PER_CHUNK // max(out_width, 1))
+        for image in x.split(1):
+            for first in range(0, out_height, lines):
+                last = min(first + lines, out_height) - 1
+                strip = image[:, :, first * sh : last * sh + reach]
+                patches = F.unfold(strip, self.kernel_size, dilation=self.dilation, stride=self.stride)
+                yield patches[0].T.contiguous()
+
+    def extra_repr(self) -> str:
+        return f'{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.weight_spec.bits} bit weight'
+
+
+def why_not_quantizable(layer: nn.Module) -> str | None:
+    """Return the reason why a layer must stay float, or None."""
+    if isinstance(layer, nn.ConvTranspose2d):
+        return 'transposed convolution: float in all published protocols, its im2col rows overlap in the output'
+    if isinstance(layer, nn.Conv2d) and layer.groups != 1:
+        return f'grouped convolution (groups={layer.groups}): its inputs are not one matrix'
+    if isinstance(layer, nn.Conv2d) and (layer.padding_mode != 'zeros' or isinstance(layer.padding, str)):
+        return f'convolution with padding={layer.padding!r}, mode {layer.padding_mode!r}: only explicit zeros are handled'
+    return None

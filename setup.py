@@ -1,0 +1,19 @@
+"""Package metadata. torch, mmcv and mmdet are checked when the plugin is imported, not pinned here (see README)."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'erq_mm/__init__.py').read_text()).group(1)
+
+setup(
+    name='erq_mm',
+    version=VERSION,
+    description='Post-training quantization of Swin detectors for mmdet 3.x',
+    packages=find_packages(include=['erq_mm', 'erq_mm.*']),
+    python_requires='>=3.10',
+    install_requires=['torch>=2.0', 'numpy', 'rich'],
+    extras_require={'mm': ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'mmdet>=3.3.0,<3.4']},
+)
