@@ -46,7 +46,7 @@ model = dict(
             dict(
                 assigner=dict(type='MaxIoUAssigner', pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou,
                               match_low_quality=False, ignore_iof_thr=-1),
-                sampler=dict(type='RandomSampler', num=128, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
+                sampler=dict(type='RandomSampler', num=64, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
                 mask_size=28,
                 pos_weight=-1,
                 debug=False,
@@ -56,9 +56,9 @@ model = dict(
     ),
     test_cfg=dict(rpn=_base_.test_proposals),
 )
-max_iters = 1600  # three box and three mask heads make an iteration 1.8 times as long as Mask R-CNN's
+max_iters = 1400  # three box and three mask heads make an iteration 1.8 times as long as Mask R-CNN's
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=150),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=150, end=max_iters, eta_min=6e-6),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=max_iters, eta_min=8e-6),
 ]

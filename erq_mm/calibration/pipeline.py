@@ -245,8 +245,10 @@ def _begin(state: SiteState) -> None:
 
 
 def _finish(state: SiteState) -> None:
-    if state.report.rows and 'wqer' not in state.report.output_mse:
-        state.record('fit_weights')
+    final = 'wqer' if 'wqer' in state.report.output_mse else 'fit_weights'
+    if final == 'fit_weights':
+        state.record(final)
+    state.record_sqnr(final)
     state.finish()
 
 

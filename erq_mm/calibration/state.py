@@ -1,5 +1,6 @@
 """What the steps work on: the quantized sites of a model and what is known about each."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +84,17 @@ class SiteState:
         if bias is not None:
             change[:, -1] = bias - layer.bias
         self.report.output_mse[step] = self.stats.output_mse(change)
+
+    def record_sqnr(self, step: str) -> None:
+        """Put the signal-to-noise ratio of the output (without the bias) after a step into the report."""
+        noise = self.report.output_mse.get(step)
+        if noise is None:
+            return
+        weight = self.layer.weight_matrix()
+        nothing = torch.cat([-weight, weight.new_zeros(len(weight), 1)], dim=1)  # W x - 0 x_q is the signal itself
+        signal = self.stats.output_mse(nothing)
+        if signal > 0 and noise > 0:
+            self.report.sqnr_db = 10 * math.log10(signal / noise)
 
     def finish(self) -> None:
         """Install the quantized weight and free everything else."""

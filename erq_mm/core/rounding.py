@@ -61,7 +61,7 @@ def refine_rounding(codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, 
 
 def _flips(codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, options: RoundingOptions) -> Tensor:
     """Return -1, 0 or 1 per entry: the change of the codes."""
-    direction = torch.where(error > 0, -1.0, 1.0)  # towards the other neighbour
+    direction = torch.where(error > 0, -1.0, 1.0).to(error)  # towards the other neighbour
     target = codes + direction
     direction[(target < 0) | (target > max_code)] = 0
     state = _State(direction, error, proxy, options)
@@ -99,7 +99,7 @@ class _State:
         A flipped entry keeps C_jj and negates D and D g, so flipping it back costs exactly what it gained.
         """
         self.score.addcmul_(self.direction, proxy_rows)
-        sign = torch.where(chosen != 0, -1.0, 1.0)
+        sign = torch.where(chosen != 0, -1.0, 1.0).to(chosen)
         kept_part = (1 - sign) * (self.diagonal - self.own)[columns]
         self.score.scatter_(1, columns, sign * self.score.gather(1, columns) + kept_part)
         self.direction.scatter_(1, columns, sign * self.direction.gather(1, columns))
@@ -133,7 +133,7 @@ def _flip_one(state: _State) -> bool:
 def _flip_k(state: _State) -> bool:
     """Flip the k best entries of a row together if their joint change lowers the proxy; False when none does."""
     best, columns = state.score.topk(min(state.k, state.score.shape[1]), dim=1, largest=False)
-    chosen = torch.where(best < 0, state.direction.gather(1, columns), 0.0)
+    chosen = state.direction.gather(1, columns) * (best < 0)
     proxy_rows = state.proxy[columns]  # [rows, k, columns]
     mutual = proxy_rows.gather(2, columns[:, None, :].expand(-1, columns.shape[1], -1))
     linear = torch.where(chosen != 0, best - (state.diagonal - state.own)[columns], 0.0).sum(1)

@@ -1,7 +1,8 @@
 """A small instance segmentation set in COCO format, drawn deterministically on the user's machine.
 
-Seven classes that differ by outline alone: colour, texture, size, rotation and background are random, objects occlude
-each other and run out of the image, and unlabelled clutter competes with them. Masks are the visible parts.
+Seven classes that differ by outline, and less reliably by hue: the hues of neighbouring classes overlap. Texture, size,
+rotation and background are random, objects occlude each other and run out of the image, and unlabelled clutter of any
+colour competes with them. Masks are the visible parts.
 """
 
 import json
@@ -18,6 +19,7 @@ SPLITS = {'train': 900, 'val': 160}
 FORMAT_VERSION = 1
 MIN_VISIBLE_SHARE = 0.3
 MIN_AREA = 48
+HUE_SPREAD = 16.0  # degrees, standard deviation; classes are 51 degrees apart
 
 Rng = np.random.Generator
 
@@ -76,7 +78,7 @@ def draw_image(rng: Rng) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
         mask = _object_mask(rng, CLASSES[class_index], height, width)
         if not mask.any():
             continue
-        _paint(rng, picture, mask)
+        _paint(rng, picture, mask, hue=360 * class_index / len(CLASSES) + rng.normal(0, HUE_SPREAD))
         visible = [(c, m & ~mask, area) for c, m, area in visible] + [(class_index, mask, int(mask.sum()))]
     noise = rng.standard_normal(picture.shape, dtype=np.float32) * rng.uniform(2, 10)
     picture = np.clip(picture + noise, 0, 255).astype(np.uint8)
@@ -129,9 +131,16 @@ def _smooth_noise(rng: Rng, height: int, width: int, cell: float) -> np.ndarray:
     return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).clip(0, 1)
 
 
-def _texture(rng: Rng, height: int, width: int) -> np.ndarray:
+def _colours(rng: Rng, hue: float, saturation: tuple[float, float]) -> np.ndarray:
+    """Return two BGR colours of about one hue (degrees) and different brightness, (2, 3)."""
+    hues = (hue + rng.normal(0, 8, 2)) % 360 / 2
+    values = np.stack([hues, rng.uniform(*saturation, 2) * 255, rng.uniform(70, 255, 2)], axis=1)
+    return cv2.cvtColor(values[None].astype(np.uint8), cv2.COLOR_HSV2BGR)[0].astype(np.float64)
+
+
+def _texture(rng: Rng, height: int, width: int, colours: np.ndarray) -> np.ndarray:
     """Return a random texture, float (H, W, 3) in [0, 255]: two colours mixed by stripes, checks, noise or a ramp."""
-    first, second = rng.uniform(0, 255, size=(2, 3))
+    first, second = colours
     y, x = np.mgrid[:height, :width].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 28)
     u, v = x * np.cos(angle) + y * np.sin(angle), y * np.cos(angle) - x * np.sin(angle)
@@ -149,10 +158,10 @@ def _texture(rng: Rng, height: int, width: int) -> np.ndarray:
 
 
 def _background(rng: Rng, height: int, width: int) -> np.ndarray:
-    picture = _texture(rng, height, width)
+    picture = _texture(rng, height, width, _colours(rng, rng.uniform(0, 360), saturation=(0.0, 0.4)))
     for cell in (60, 20, 6):
         grain = _smooth_noise(rng, height, width, cell)[..., None] - 0.5
-        picture = picture + grain * rng.uniform(10, 70, size=3)
+        picture = picture + grain * rng.uniform(10, 60) * rng.uniform(0.6, 1.0, size=3)
     return picture.clip(0, 255)
 
 
@@ -175,13 +184,13 @@ def _clutter(rng: Rng, picture: np.ndarray) -> None:
             cv2.fillPoly(picture, [np.round(ragged).astype(np.int32)], colour)
 
 
-def _paint(rng: Rng, picture: np.ndarray, mask: np.ndarray) -> None:
+def _paint(rng: Rng, picture: np.ndarray, mask: np.ndarray, hue: float) -> None:
     """Fill the mask in `picture` by a texture, sometimes outlined, often slightly translucent; in place."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     window = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # texture only what will be seen
     area, inside = picture[window], mask[window][..., None]
     opacity = rng.uniform(0.75, 1.0)
-    fill = _texture(rng, *inside.shape[:2]) * opacity + area * (1 - opacity)
+    fill = _texture(rng, *inside.shape[:2], _colours(rng, hue, saturation=(0.5, 1.0))) * opacity + area * (1 - opacity)
     picture[window] = np.where(inside, fill, area)
     if rng.random() < 0.4:
         contours, _ = cv2.findContours(mask.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)

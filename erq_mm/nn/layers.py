@@ -120,7 +120,7 @@ class QuantConv2d(QuantLayer):
         reach = dh * (kh - 1) + 1
         out_height, out_width = (x.shape[2] - reach) // sh + 1, (x.shape[3] - dw * (kw - 1) - 1) // sw + 1
         lines = max(1, ROWS_PER_CHUNK // max(out_width, 1))
-        for image in x.split(1):
+        for image in (x[index : index + 1] for index in range(len(x))):
             for first in range(0, out_height, lines):
                 last = min(first + lines, out_height) - 1
                 strip = image[:, :, first * sh : last * sh + reach]

@@ -15,7 +15,7 @@ backbone = dict(
     qk_scale=None,
     drop_rate=0.0,
     attn_drop_rate=0.0,
-    drop_path_rate=0.05,
+    drop_path_rate=0.0,
     patch_norm=True,
     out_indices=(0, 1, 2, 3),
     with_cp=False,
@@ -31,17 +31,17 @@ rpn_head = dict(
 mask_head = dict(in_channels=64, conv_out_channels=64, num_classes=7)
 test_proposals = dict(nms_pre=500, max_per_img=300, nms=dict(type='nms', iou_threshold=0.7), min_bbox_size=0)
 
-max_iters = 2400
+max_iters = 1800
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    optimizer=dict(type='AdamW', lr=8e-4, betas=(0.9, 0.999), weight_decay=0.05),
     clip_grad=dict(max_norm=5.0, norm_type=2),
     paramwise_cfg=dict(norm_decay_mult=0.0, custom_keys={'relative_position_bias_table': dict(decay_mult=0.0)}),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=150),
-    dict(type='CosineAnnealingLR', by_epoch=False, begin=150, end=max_iters, eta_min=6e-6),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=100),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=100, end=max_iters, eta_min=8e-6),
 ]
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=50),

@@ -1,0 +1,50 @@
+"""The table of what was quantized, at which bits, and what stayed float and why."""
+
+import io
+import re
+from collections import defaultdict
+
+from rich.console import Console
+from rich.table import Table
+
+from ..calibration.report import LayerReport, Report
+
+
+def summary(report: Report, width: int = 120) -> str:
+    """Return the table as text, one row per group of like layers (numbers in names become `*`)."""
+    table = Table(title=f'{report.recipe} W{report.w_bits}A{report.a_bits}, scope {report.scope}')
+    for column in ('layers', 'count', 'role', 'W', 'A', 'output error, dB below signal', 'note'):
+        table.add_column(column, overflow='fold')
+    groups: dict[tuple, list[LayerReport]] = defaultdict(list)
+    for layer in report.layers:
+        groups[(_pattern(layer.name), layer.role, layer.w_bits, layer.a_bits, layer.note)].append(layer)
+    for (pattern, role, w_bits, a_bits, note), layers in groups.items():
+        table.add_row(pattern, str(len(layers)), role, _bits(w_bits), _bits(a_bits), _range(layers), note or '')
+    float_groups: dict[tuple[str, str], int] = defaultdict(int)
+    for layer in report.float_layers:
+        float_groups[(_pattern(layer['name']), layer['reason'])] += 1
+    for (pattern, reason), count in float_groups.items():
+        table.add_row(pattern, str(count), '', 'float', 'float', '', reason, style='dim')
+    text = io.StringIO()
+    Console(file=text, width=width).print(table)
+    seconds = ', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items() if name != 'total')
+    sizes = f'{report.float_size_bytes / 2**20:.1f} MB -> {report.size_bytes / 2**20:.1f} MB packed'
+    return (
+        f'{text.getvalue()}calibration: {report.seconds["total"]:.1f} s ({seconds}); '
+        f'images {report.calibration.get("image_ids")}; weights of quantized layers: {sizes}'
+    )
+
+
+def _pattern(name: str) -> str:
+    return re.sub(r'(?<=\.)\d+(?=\.|$)', '*', name)
+
+
+def _bits(bits: int | None) -> str:
+    return '-' if bits is None else str(bits)
+
+
+def _range(layers: list[LayerReport]) -> str:
+    values = [layer.sqnr_db for layer in layers if layer.sqnr_db is not None]
+    if not values:
+        return ''
+    return f'{min(values):.1f}' if len(values) == 1 else f'{min(values):.1f} .. {max(values):.1f}'

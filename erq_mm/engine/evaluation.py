@@ -1,0 +1,117 @@
+"""The code behind tools/test.py, for scripts that evaluate several recipes."""
+
+import argparse
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from mmdet.engine.hooks.utils import trigger_visualization_hook
+from mmdet.evaluation import DumpDetResults
+from mmdet.utils import setup_cache_size_limit_of_dynamo
+from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.hub import get_config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from ..calibration.recipes import RECIPES
+from .calibration_data import innermost_dataset
+
+
+def main(description: str | None = None, arguments: list[str] | None = None) -> dict[str, Any]:
+    """Parse arguments, evaluate, return the metrics."""
+    args = build_parser(description).parse_args(arguments)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return build_runner(args).test()
+
+
+def build_parser(description: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser: mmdet's arguments and --recipe."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file, or a name like mmdet::swin/...')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--work-dir', help='folder for logs and reports (default: work_dirs/<config name>)')
+    parser.add_argument('--out', help='.pkl file for the predictions, to be evaluated offline')
+    parser.add_argument('--show', action='store_true', help='show the predictions')
+    parser.add_argument('--show-dir', help='folder, inside work_dir/timestamp, for painted predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds each shown prediction stays')
+    parser.add_argument(
+        '--recipe',
+        type=parse_recipe,
+        metavar='NAME[_wXaY]',
+        help=f'quantize with this recipe ({", ".join(sorted(RECIPES))}), for example erq_w3a4; a bare name means w4a4',
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, help='key=value pairs merged into the config, after --recipe'
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser
+
+
+def parse_recipe(text: str) -> dict[str, Any]:
+    """Return recipe, w_bits and a_bits of `NAME[_wXaY]`.
+
+    Raises:
+        argparse.ArgumentTypeError: unknown recipe, or bits outside 2..8.
+    """
+    match = re.fullmatch(r'(?P<name>.+?)(?:_w(?P<w>\d+)a(?P<a>\d+))?', text)
+    name, w_bits, a_bits = match['name'], int(match['w'] or 4), int(match['a'] or 4)
+    if name not in RECIPES:
+        raise argparse.ArgumentTypeError(f'unknown recipe {name!r} in {text!r}; recipes are {sorted(RECIPES)}')
+    for what, bits in (('weight', w_bits), ('activation', a_bits)):
+        if not 2 <= bits <= 8:
+            raise argparse.ArgumentTypeError(f'{what} bits must be 2 to 8, got {bits} in {text!r}')
+    return {'recipe': name, 'w_bits': w_bits, 'a_bits': a_bits}
+
+
+def load_config(name: str) -> Config:
+    """Return the config of a file, or of a `package::name`."""
+    if '::' in name and not os.path.exists(name):
+        return get_config(name)
+    return Config.fromfile(name)
+
+
+def add_recipe(config: Config, quantization: dict[str, Any]) -> None:
+    """Put an ERQHook into the config, keeping what an existing one says about anything but recipe and bits."""
+    hook = dict(config.setdefault('default_hooks', ConfigDict()).get('quantization') or {})
+    config.default_hooks.quantization = hook | {'type': 'ERQHook'} | quantization
+
+
+def build_runner(args: argparse.Namespace) -> Runner:
+    """Return the runner that mmdet's tool would build, with the recipe in it."""
+    setup_cache_size_limit_of_dynamo()
+    config = load_config(args.config)
+    config.launcher = args.launcher
+    if args.recipe is not None:
+        add_recipe(config, args.recipe)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
+    config.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        config = trigger_visualization_hook(config, args)
+    if args.tta:
+        add_test_time_augmentation(config)
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise ValueError(f'--out must be a .pkl or .pickle file, got {args.out}')
+    runner = Runner.from_cfg(config) if 'runner_type' not in config else RUNNERS.build(config)
+    if args.out:
+        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+    return runner
+
+
+def add_test_time_augmentation(config: Config) -> None:
+    """Wrap the model and the pipeline as mmdet does: its own defaults where the config names none."""
+    if 'tta_model' not in config:
+        config.tta_model = dict(
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+        )
+    if 'tta_pipeline' not in config:
+        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        augmented = dict(type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]])
+        config.tta_pipeline = [*innermost_dataset(config.test_dataloader.dataset).pipeline[:-1], augmented]
+    config.model = ConfigDict(**config.tta_model, module=config.model)
+    innermost_dataset(config.test_dataloader.dataset).pipeline = config.tta_pipeline
