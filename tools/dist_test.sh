@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Evaluate on several processes: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [arguments of tools/test.py]
-# Without GPUs add: --cfg-options env_cfg.dist_cfg.backend=gloo
+# Without GPUs the processes talk through gloo.
 set -eu
 if [ $# -lt 3 ]; then echo "usage: $0 CONFIG CHECKPOINT PROCESSES [arguments of tools/test.py]" >&2; exit 2; fi
 CONFIG=$1 CHECKPOINT=$2 PROCESSES=$3

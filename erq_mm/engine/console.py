@@ -10,11 +10,11 @@ from rich.table import Table
 from ..calibration.report import LayerReport, Report
 
 
-def summary(report: Report, width: int = 120) -> str:
+def summary(report: Report, width: int = 160) -> str:
     """Return the table as text, one row per group of like layers (numbers in names become `*`)."""
     table = Table(title=f'{report.recipe} W{report.w_bits}A{report.a_bits}, scope {report.scope}')
-    for column in ('layers', 'count', 'role', 'W', 'A', 'output error, dB below signal', 'note'):
-        table.add_column(column, overflow='fold')
+    for column in ('layers', 'count', 'role', 'W', 'A', 'SQNR dB', 'note'):
+        table.add_column(column, no_wrap=column == 'layers', overflow='fold')
     groups: dict[tuple, list[LayerReport]] = defaultdict(list)
     for layer in report.layers:
         groups[(_pattern(layer.name), layer.role, layer.w_bits, layer.a_bits, layer.note)].append(layer)

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmdet.engine.hooks.utils import trigger_visualization_hook
 from mmdet.evaluation import DumpDetResults
 from mmdet.utils import setup_cache_size_limit_of_dynamo
@@ -79,10 +80,8 @@ def add_recipe(config: Config, quantization: dict[str, Any]) -> None:
     config.default_hooks.quantization = hook | {'type': 'ERQHook'} | quantization
 
 
-def build_runner(args: argparse.Namespace) -> Runner:
-    """Return the runner that mmdet's tool would build, with the recipe in it."""
-    setup_cache_size_limit_of_dynamo()
-    config = load_config(args.config)
+def prepare_config(args: argparse.Namespace, config: Config) -> Config:
+    """Return the config with the command line merged into it, as mmdet's tool does; --recipe before --cfg-options."""
     config.launcher = args.launcher
     if args.recipe is not None:
         add_recipe(config, args.recipe)
@@ -94,8 +93,25 @@ def build_runner(args: argparse.Namespace) -> Runner:
         config = trigger_visualization_hook(config, args)
     if args.tta:
         add_test_time_augmentation(config)
+    return config
+
+
+def use_gloo_without_cuda(config: Config) -> None:
+    """Let several processes work without GPUs: mmengine 0.10 asks for one whatever the backend."""
+    if config.launcher != 'pytorch' or torch.cuda.is_available():
+        return
+    config.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group('gloo')
+
+
+def build_runner(args: argparse.Namespace) -> Runner:
+    """Return the runner that mmdet's tool would build, with the recipe in it."""
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ValueError(f'--out must be a .pkl or .pickle file, got {args.out}')
+    setup_cache_size_limit_of_dynamo()
+    config = prepare_config(args, load_config(args.config))
+    use_gloo_without_cuda(config)
     runner = Runner.from_cfg(config) if 'runner_type' not in config else RUNNERS.build(config)
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))

@@ -1,6 +1,7 @@
 """`ERQHook`: quantize the model before the first evaluation of a run."""
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from rich.progress import Progress
 from torch import nn
 
 from ..calibration.pipeline import check_steps, plan_quantization, quantize_
@@ -66,6 +68,7 @@ class ERQHook(Hook):
             raise ValueError(f'default_hooks.quantization.calibration={calibration}: {error}') from None
         self.report_path = report
         self.report: Report | None = None
+        self.shared_progress: Progress | None = None  # a display that is already running, else the hook starts one
 
     def before_train(self, runner: Runner) -> None:
         raise RuntimeError(
@@ -105,7 +108,7 @@ class ERQHook(Hook):
 
     def _calibrate(self, model: nn.Module, runner: Runner) -> Report:
         images = build_calibration_images(runner.cfg, self.calibration)
-        with new_progress() as progress:
+        with nullcontext(self.shared_progress) if self.shared_progress else new_progress() as progress:
             report = quantize_(
                 model,
                 calibration_forward(images, with_masks=self.scope == 'all', progress=progress),

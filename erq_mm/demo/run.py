@@ -1,0 +1,79 @@
+"""Evaluate a detector float and with several recipes, in one process, and show the results as a table and pictures."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmdet.structures import DetDataSample
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from rich.progress import Progress
+
+from ..calibration.report import Report
+from ..engine.evaluation import add_recipe, build_parser, load_config, prepare_config
+
+BOX, MASK = 'coco/bbox_mAP', 'coco/segm_mAP'
+
+
+@dataclass
+class Evaluation:
+    """The outcome of one run: AP in percent, the quantization's report (None for float), and kept predictions."""
+
+    name: str
+    box_ap: float
+    mask_ap: float
+    report: Report | None
+    samples: list[DetDataSample] = field(default_factory=list)
+
+
+class ShowProgress(Hook):
+    """Advance a display per image and keep the first predictions for pictures."""
+
+    def __init__(self, progress: Progress, name: str, keep: int) -> None:
+        self.progress, self.name, self.keep = progress, name, keep
+        self.samples: list[DetDataSample] = []
+
+    def before_test_epoch(self, runner: Runner) -> None:
+        self.task = self.progress.add_task(f'{self.name}: evaluating', total=len(runner.test_dataloader))
+
+    def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        self.progress.advance(self.task)
+        self.samples += [sample.cpu() for sample in outputs[: max(0, self.keep - len(self.samples))]]
+
+
+def evaluate(
+    config: str,
+    checkpoint: str,
+    name: str,
+    quantization: dict[str, Any] | None,
+    work_dir: Path,
+    progress: Progress,
+    options: Sequence[str] = (),
+    keep: int = 0,
+) -> Evaluation:
+    """Run `tools/test.py`'s own code on a config; mmengine's log goes to `work_dir`.
+
+    Args:
+        quantization: keys of `ERQHook`, or None for the float model.
+        options: `key=value` as for --cfg-options.
+        keep: number of predictions to keep.
+    """
+    arguments = [config, checkpoint, '--work-dir', str(work_dir)]
+    args = build_parser().parse_args(arguments + (['--cfg-options', *options] if options else []))
+    prepared = prepare_config(args, load_config(args.config))
+    prepared.log_level = 'WARNING'
+    if quantization is not None:
+        add_recipe(prepared, quantization)
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with open(work_dir / 'console.txt', 'w') as console, contextlib.redirect_stdout(console):
+        runner = Runner.from_cfg(prepared)
+        shown = ShowProgress(progress, name, keep)
+        runner.register_hook(shown)
+        for hook in runner.hooks:
+            if hasattr(hook, 'shared_progress'):
+                hook.shared_progress = progress
+        metrics = runner.test()
+    report = next((hook.report for hook in runner.hooks if hasattr(hook, 'shared_progress')), None)
+    return Evaluation(name, 100 * metrics[BOX], 100 * metrics[MASK], report, shown.samples)
