@@ -100,7 +100,7 @@ def use_gloo_without_cuda(config: Config) -> None:
     """Let several processes work without GPUs: mmengine 0.10 asks for one whatever the backend."""
     if config.launcher != 'pytorch' or torch.cuda.is_available():
         return
-    config.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', broadcast_buffers=False))
+    config.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
 
