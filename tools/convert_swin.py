@@ -1,6 +1,6 @@
 """Convert a detection checkpoint of the original Swin release to mmdet 3.x.
 
-    python tools/convert_swin.py cascade_mask_rcnn_swin_tiny_patch4_window7.pth checkpoints/cascade_swin-t.pth
+python tools/convert_swin.py cascade_mask_rcnn_swin_tiny_patch4_window7.pth checkpoints/cascade_swin-t.pth
 """
 
 import argparse

@@ -25,7 +25,9 @@ from erq_mm.demo.shapes import make_shapes
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--detectors', nargs='+', choices=NAMES, default=list(NAMES))
-    parser.add_argument('--recipes', nargs='+', default=['rtn', 'repq', 'erq'], help='names, or JSON dicts with options')
+    parser.add_argument(
+        '--recipes', nargs='+', default=['rtn', 'repq', 'erq'], help='names, or JSON dicts with options'
+    )
     parser.add_argument('--bits', nargs='+', default=['8,8', '4,4', '3,4'], metavar='W,A')
     parser.add_argument('--images', nargs='+', type=int, default=[1, 16], help='numbers of calibration images')
     parser.add_argument('--seeds', nargs='+', type=int, default=[0])

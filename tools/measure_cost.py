@@ -3,8 +3,8 @@
     python tools/measure_cost.py                                  # Mask R-CNN Swin-T, random weights, 800x1216
     python tools/measure_cost.py --image photo.jpg --recipe repq --threads 2
 
-Times are ratios to float forwards of the same detector, measured alternately in one run. Memory is measured in processes
-of its own.
+Times are ratios to float forwards of the same detector, measured alternately in one run. Memory is measured in
+processes of its own.
 """
 
 import argparse
@@ -59,7 +59,9 @@ def main() -> None:
         print(json.dumps(memory_peaks(args, args.peak_of)))
         return
     figures = measure(args)
-    table = Table(title=f'{args.recipe} W{args.w_bits}A{args.a_bits}, {args.size[0]}x{args.size[1]}, {args.threads} threads')
+    table = Table(
+        title=f'{args.recipe} W{args.w_bits}A{args.a_bits}, {args.size[0]}x{args.size[1]}, {args.threads} threads'
+    )
     table.add_column('figure')
     table.add_column('value', justify='right')
     for name, value in figures.items():

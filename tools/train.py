@@ -18,7 +18,9 @@ def main() -> None:
     parser.add_argument('config')
     parser.add_argument('--work-dir', help='default: work_dirs/<config name>')
     parser.add_argument('--weights', type=Path, help='where to write the weights when training is complete')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='key=value pairs for the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='key=value pairs for the config'
+    )
     args = parser.parse_args()
 
     config = Config.fromfile(args.config)
@@ -30,7 +32,13 @@ def main() -> None:
     runner.train()
     weights = args.weights or Path(config.work_dir) / 'weights.pth'
     unfinished = weights.with_suffix('.unfinished')
-    torch.save({'state_dict': {k: v.cpu() for k, v in runner.model.state_dict().items()}, 'meta': dict(runner.visualizer.dataset_meta or {})}, unfinished)
+    torch.save(
+        {
+            'state_dict': {k: v.cpu() for k, v in runner.model.state_dict().items()},
+            'meta': dict(runner.visualizer.dataset_meta or {}),
+        },
+        unfinished,
+    )
     unfinished.rename(weights)
     print(f'weights: {weights}')
 

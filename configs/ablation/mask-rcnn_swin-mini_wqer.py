@@ -1,6 +1,6 @@
-"""Components of ERQ on the demo detector (the rows of the paper's Table 4): Wqer: rounding refinement and ridge. The base row is --recipe repq.
+"""Table 4 of the paper on the demo detector: Wqer: rounding refinement and ridge. The base row is --recipe repq.
 
-    python tools/test.py configs/ablation/mask-rcnn_swin-mini_wqer.py configs/shapes/checkpoints/mask-rcnn_swin-mini.pth
+python tools/test.py configs/ablation/mask-rcnn_swin-mini_wqer.py configs/shapes/checkpoints/mask-rcnn_swin-mini.pth
 """
 
 _base_ = ['../shapes/mask-rcnn_swin-mini_shapes.py']

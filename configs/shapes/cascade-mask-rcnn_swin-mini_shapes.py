@@ -1,7 +1,7 @@
 """Cascade Mask R-CNN with a small Swin on the generated shapes; heads as in the Swin release (4conv1fc, BN, GIoU).
 
 python tools/make_shapes.py
-python tools/train.py configs/shapes/cascade-mask-rcnn_swin-mini_shapes.py      # about 60 minutes on 2 cores, resumes by itself
+python tools/train.py configs/shapes/cascade-mask-rcnn_swin-mini_shapes.py      # about an hour on one core
 """
 
 _base_ = [
@@ -26,9 +26,7 @@ model = dict(
                 fc_out_channels=128,
                 roi_feat_size=7,
                 num_classes=7,
-                bbox_coder=dict(
-                    type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=list(stds)
-                ),
+                bbox_coder=dict(type='DeltaXYWHBBoxCoder', target_means=[0.0, 0.0, 0.0, 0.0], target_stds=list(stds)),
                 reg_class_agnostic=False,
                 reg_decoded_bbox=True,
                 norm_cfg=dict(type='BN', requires_grad=True),
@@ -44,8 +42,14 @@ model = dict(
         rpn_proposal=dict(nms_pre=500, max_per_img=300),
         rcnn=[
             dict(
-                assigner=dict(type='MaxIoUAssigner', pos_iou_thr=iou, neg_iou_thr=iou, min_pos_iou=iou,
-                              match_low_quality=False, ignore_iof_thr=-1),
+                assigner=dict(
+                    type='MaxIoUAssigner',
+                    pos_iou_thr=iou,
+                    neg_iou_thr=iou,
+                    min_pos_iou=iou,
+                    match_low_quality=False,
+                    ignore_iof_thr=-1,
+                ),
                 sampler=dict(type='RandomSampler', num=64, pos_fraction=0.25, neg_pos_ub=-1, add_gt_as_proposals=True),
                 mask_size=28,
                 pos_weight=-1,

@@ -1,7 +1,7 @@
 """Mask R-CNN with a small Swin on the generated shapes.
 
 python tools/make_shapes.py
-python tools/train.py configs/shapes/mask-rcnn_swin-mini_shapes.py      # about 50 minutes on 2 cores, resumes by itself
+python tools/train.py configs/shapes/mask-rcnn_swin-mini_shapes.py      # about 45 minutes on one core
 """
 
 _base_ = [

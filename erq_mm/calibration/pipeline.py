@@ -138,9 +138,15 @@ def _apply_overrides(
     for pattern, change in overrides.items():
         matched = [name for name in names if _matches(pattern, name)]
         if not matched:
-            raise ValueError(f'override {pattern!r} matches no layer in scope; layers are e.g. {names[:3]} ... {names[-3:]}')
-        if change != 'float' and (not isinstance(change, Mapping) or not set(change) <= set(OVERRIDE_KEYS) or not change):
-            raise ValueError(f"override {pattern!r} must be 'float' or a dict with keys of {OVERRIDE_KEYS}, got {change!r}")
+            raise ValueError(
+                f'override {pattern!r} matches no layer in scope; layers are e.g. {names[:3]} ... {names[-3:]}'
+            )
+        if change != 'float' and (
+            not isinstance(change, Mapping) or not set(change) <= set(OVERRIDE_KEYS) or not change
+        ):
+            raise ValueError(
+                f"override {pattern!r} must be 'float' or a dict with keys of {OVERRIDE_KEYS}, got {change!r}"
+            )
         for name in matched:
             if change == 'float':
                 settings[name] = None
@@ -148,7 +154,9 @@ def _apply_overrides(
             for key, bits in change.items():
                 check_bits(f'{key} of override {pattern!r}', bits)
             base = settings[name] or {'w_bits': w_bits, 'a_bits': a_bits, 'a_bits_overridden': False}
-            settings[name] = base | dict(change) | {'a_bits_overridden': 'a_bits' in change or base['a_bits_overridden']}
+            settings[name] = (
+                base | dict(change) | {'a_bits_overridden': 'a_bits' in change or base['a_bits_overridden']}
+            )
     return settings
 
 

@@ -32,7 +32,7 @@ class Recipe:
         channelwise = [r for r, spec in self.activations.items() if spec.get('granularity') == 'channel']
         if channelwise and 'reparameterize' not in types:
             raise ValueError(
-                f"recipe {self.name!r}: roles {channelwise} are fitted per channel, which needs the step 'reparameterize'"
+                f"recipe {self.name!r}: roles {channelwise} are fitted per channel: add the step 'reparameterize'"
             )
 
     def input_spec(self, role: str, a_bits: int) -> QuantSpec:
@@ -101,9 +101,7 @@ def erq(
     corrections = [{'type': 'aqer', **ridge_options}] if aqer else []
     corrections.append({'type': 'fit_weights'})
     corrections += [{'type': 'wqer', **wqer}] if ridge or rounding else []
-    return Recipe(
-        'erq', steps=(*prefix, {'type': 'collect_statistics'}, *corrections), activations=REPQ_ACTIVATIONS
-    )
+    return Recipe('erq', steps=(*prefix, {'type': 'collect_statistics'}, *corrections), activations=REPQ_ACTIVATIONS)
 
 
 RECIPES: dict[str, Callable[..., Recipe]] = {'rtn': rtn, 'repq': repq, 'erq': erq}

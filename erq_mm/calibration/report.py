@@ -86,4 +86,6 @@ def check_writable(path: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise OSError(f'the report cannot be written to {path} ({error}); choose another path with `report=`') from error
+        raise OSError(
+            f'the report cannot be written to {path} ({error}); choose another path with `report=`'
+        ) from error

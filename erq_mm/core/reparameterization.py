@@ -26,7 +26,9 @@ class Reparameterization:
         return -self.shift
 
 
-def reparameterize(scale: Tensor, zero_point: Tensor, max_code: int, *, integer_zero_point: bool = True) -> Reparameterization:
+def reparameterize(
+    scale: Tensor, zero_point: Tensor, max_code: int, *, integer_zero_point: bool = True
+) -> Reparameterization:
     """Choose the per-tensor quantizer as the mean of the channel-wise ones (RepQ-ViT, section 3.2).
 
     Args:

@@ -1,7 +1,7 @@
 """Rounding refinement: flip the rounding of single weights while the Gaussian proxy of the output error decreases.
 
-The proxy of one output row is L = d C d^T (ERQ, Eq. 12), d its rounding errors and C = mu mu^T + Sigma of the inputs, up
-to a factor the uncentred Gram matrix. All rows of a layer are refined at once. Flipping entry j by D = +-s changes the
+The proxy of one output row is L = d C d^T (ERQ, Eq. 12), d its rounding errors and C = mu mu^T + Sigma of the inputs:
+their mean Gram matrix. All rows of a layer are refined at once. Flipping entry j by D = +-s changes the
 proxy by D g_j + D^2 C_jj with g = 2 C d, and the gradient by 2 D C[:, j]: a flip costs O(columns).
 """
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 RULES = ('paper', 'released', 'greedy')
+STEPS_BETWEEN_COUNTS = 4
 ELEMENTS_PER_CHUNK = 2**18  # a chunk of rows that stays in the processor's cache
 
 
@@ -89,7 +90,7 @@ class _State:
         self.direction = direction
         self.score = (error @ proxy).mul_(2).mul_(direction).add_(in_score)
         self.score.masked_fill_(direction == 0, torch.inf)
-        self.rows = torch.arange(len(direction), device=direction.device)
+        self.rows, self.steps = torch.arange(len(direction), device=direction.device), 0
         self.initial, self.final = direction.clone(), direction.clone()
 
     def flip(self, columns: Tensor, chosen: Tensor, proxy_rows: Tensor) -> None:
@@ -105,8 +106,15 @@ class _State:
         self.direction.scatter_(1, columns, sign * self.direction.gather(1, columns))
 
     def drop_finished(self, active: Tensor) -> bool:
-        """Keep only the active rows (once a quarter has finished: copying costs as much as a step); False when none."""
-        remaining = int(active.sum())
+        """Keep only the active rows, once a quarter has finished; False when none is left.
+
+        Counting and copying cost as much as a step, so only every few steps are followed by it: a finished row finds no
+        flip and stays as it is.
+        """
+        self.steps += 1
+        if self.steps % STEPS_BETWEEN_COUNTS:
+            return True
+        remaining = int(active.count_nonzero())
         if remaining * 4 <= len(active) * 3:
             self.final[self.rows] = self.direction
             self.rows, self.direction, self.score = self.rows[active], self.direction[active], self.score[active]

@@ -8,7 +8,7 @@ from .spec import QuantSpec
 
 
 def affine_parameters(low: Tensor, high: Tensor, max_code: int) -> tuple[Tensor, Tensor]:
-    """Return scale = (high - low) / max_code and zero point = round(-low / scale); an empty range gives scale 1 or |v|."""
+    """Return scale = (high - low) / max_code and zero point = round(-low / scale); for an empty range |v|, or 1."""
     fallback = torch.maximum(low.abs(), high.abs())
     fallback = torch.where(fallback > 0, fallback, torch.ones_like(fallback))
     spread = high - low
@@ -36,7 +36,9 @@ def search_uniform_range(histogram: Histogram, spec: QuantSpec, *, contains_zero
             best = error, scale, zero_point
         else:
             better = error < best[0]
-            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True))
+            best = tuple(
+                torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True)
+            )
     return best[1], best[2]
 
 
@@ -72,7 +74,9 @@ def search_weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor
             best = error, scale, zero_point
         else:
             better = error < best[0]
-            best = tuple(torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True))
+            best = tuple(
+                torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True)
+            )
     return best[1], best[2]
 
 

@@ -63,7 +63,7 @@ class GramStats:
         return PrimalSystem(self.gram, lam)
 
     def mean_energy(self) -> float:
-        """Return the mean squared input, the average of the diagonal of sum x_q x_q^T over its size (no bias column)."""
+        """Return the mean diagonal of sum x_q x_q^T, bias column excluded."""
         return float(self.gram.diagonal()[:-1].double().mean())
 
     def output_mse(self, change: Tensor) -> float:
@@ -85,7 +85,7 @@ class RowStats:
         self.rows = weight.new_zeros(capacity, weight.shape[1] + 1)
         self.rows[:, -1] = 1
         self.input_error = weight.new_zeros(capacity, weight.shape[1])
-        self.seen = 0
+        self.seen, self._errors = 0, None
         self._generator = torch.Generator().manual_seed(seed)
 
     @property
@@ -102,7 +102,7 @@ class RowStats:
             row = torch.tensor(list(last_writer.values()), device=x.device)
             self.rows[slot, :-1] = x_q[row]
             self.input_error[slot] = x[row] - x_q[row]
-        self.seen += len(x)
+        self.seen, self._errors = self.seen + len(x), None
 
     def _slots(self, arriving: int) -> list[int]:
         position = torch.arange(self.seen, self.seen + arriving, dtype=torch.float64)
@@ -110,7 +110,10 @@ class RowStats:
         return torch.where(position < self.capacity, position.long(), drawn).tolist()
 
     def _output_error(self) -> Tensor:
-        return self.input_error[: self.count] @ self.weight.T
+        """Return W (x - x_q) of the rows kept, (rows, out); computed once, after the last row."""
+        if self._errors is None:
+            self._errors = self.input_error[: self.count] @ self.weight.T
+        return self._errors
 
     @property
     def energy(self) -> float:

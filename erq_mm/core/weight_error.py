@@ -1,4 +1,4 @@
-"""Wqer: quantize a weight half by half, each half followed by a correction of the rest (ERQ, Algorithm 1, Eq. 9 to 17)."""
+"""Wqer: quantize a weight half by half, correcting the rest after each half (ERQ, Algorithm 1, Eq. 9 to 17)."""
 
 from dataclasses import dataclass
 
@@ -33,7 +33,9 @@ class QuantizedWeight:
         return decode(self.codes, self.scale, self.zero_point)
 
 
-def round_to_nearest(weight: Tensor, bias: Tensor | None, scale: Tensor, zero_point: Tensor, max_code: int) -> QuantizedWeight:
+def round_to_nearest(
+    weight: Tensor, bias: Tensor | None, scale: Tensor, zero_point: Tensor, max_code: int
+) -> QuantizedWeight:
     """Return the plainly rounded weight."""
     return QuantizedWeight(encode(weight, scale, zero_point, max_code), scale, zero_point, bias)
 

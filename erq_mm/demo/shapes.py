@@ -38,7 +38,9 @@ def make_shapes(root: Path, seed: int = 7, splits: dict[str, int] = SPLITS) -> N
     if root.exists():
         if (root / 'stamp.json').exists() and json.loads((root / 'stamp.json').read_text()) == stamp:
             return
-        raise FileExistsError(f'{root} exists and is not this data set ({stamp}); move it away or choose another folder')
+        raise FileExistsError(
+            f'{root} exists and is not this data set ({stamp}); move it away or choose another folder'
+        )
     unfinished = root.with_name(f'{root.name}.unfinished-{os.getpid()}')
     try:
         for index, (split, count) in enumerate(splits.items()):
@@ -177,7 +179,9 @@ def _clutter(rng: Rng, picture: np.ndarray) -> None:
         elif kind == 1:
             axes = tuple(int(a) for a in rng.integers(6, 50, 2))
             first = rng.uniform(0, 360)
-            cv2.ellipse(picture, start, axes, rng.uniform(0, 180), first, first + rng.uniform(60, 200), colour, thickness)
+            cv2.ellipse(
+                picture, start, axes, rng.uniform(0, 180), first, first + rng.uniform(60, 200), colour, thickness
+            )
         else:
             radii = rng.uniform(2, 14) * rng.uniform(0.4, 1.0, 9)[:, None]
             ragged = _circle(np.linspace(0, 2 * np.pi, 9, endpoint=False)) * radii + start

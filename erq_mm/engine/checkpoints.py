@@ -4,9 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from mmengine.hooks import Hook
 from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ..nn.layers import QuantLayer
 from ..nn.structure import find_sites
 
 QUANTIZER_KEY = 'input_quantizer.scale'
@@ -33,6 +37,19 @@ def _history_statistic(owner: object, name: str) -> object:
     if owner is not HistoryBuffer or name.startswith('_'):
         raise ValueError(f'the checkpoint asks for attribute {name!r} of {owner!r}, which no mmengine checkpoint needs')
     return getattr(owner, name)
+
+
+@HOOKS.register_module()
+class CheckpointGuardHook(Hook):
+    """Refuse a quantized checkpoint for a float model, where mmengine would only log unexpected keys."""
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        quantized = [key for key in checkpoint.get('state_dict', checkpoint) if key.endswith(QUANTIZER_KEY)]
+        if quantized and not any(isinstance(module, QuantLayer) for module in runner.model.modules()):
+            raise ValueError(
+                f'the checkpoint is quantized ({len(quantized)} layers, e.g. {quantized[0]}) and the model is float: '
+                'its activations would not be quantized. Give the float checkpoint, and quantize with --recipe'
+            )
 
 
 def check_float_checkpoint(model: nn.Module, checkpoint: Mapping[str, object], scope: str) -> None:

@@ -13,7 +13,13 @@ from ..core.quantizers import Quantizer
 
 
 def quantize_on_all_ranks(
-    model: nn.Module, calibrate: Callable[[], Report], recipe: Recipe, w_bits: int, a_bits: int, scope: str, overrides: dict
+    model: nn.Module,
+    calibrate: Callable[[], Report],
+    recipe: Recipe,
+    w_bits: int,
+    a_bits: int,
+    scope: str,
+    overrides: dict,
 ) -> Report:
     """Run `calibrate` on rank 0 and give every rank its result.
 

@@ -17,6 +17,7 @@ from mmengine.runner import Runner
 
 from ..calibration.recipes import RECIPES
 from .calibration_data import innermost_dataset
+from .checkpoints import CheckpointGuardHook
 
 
 def main(description: str | None = None, arguments: list[str] | None = None) -> dict[str, Any]:
@@ -100,7 +101,9 @@ def use_gloo_without_cuda(config: Config) -> None:
     """Let several processes work without GPUs: mmengine 0.10 asks for one whatever the backend."""
     if config.launcher != 'pytorch' or torch.cuda.is_available():
         return
-    config.setdefault('model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False))
+    config.setdefault(
+        'model_wrapper_cfg', ConfigDict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    )
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group('gloo')
 
@@ -113,6 +116,7 @@ def build_runner(args: argparse.Namespace) -> Runner:
     config = prepare_config(args, load_config(args.config))
     use_gloo_without_cuda(config)
     runner = Runner.from_cfg(config) if 'runner_type' not in config else RUNNERS.build(config)
+    runner.register_hook(CheckpointGuardHook())
     if args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     return runner

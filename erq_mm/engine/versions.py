@@ -51,7 +51,9 @@ def check_stack() -> None:
         _try_import('torchvision', 'torchvision')  # mmengine's Runner imports it for its environment report
     _try_import('mmengine', 'mmengine.runner')
     if importlib.util.find_spec('pkg_resources') is None and installed_version('mmengine') == '0.10.7':
-        raise ImportError(_message('pkg_resources', 'setuptools >= 82 removed it, and mmengine 0.10.7 resolves mmdet:: with it'))
+        raise ImportError(
+            _message('pkg_resources', 'setuptools >= 82 removed it, and mmengine 0.10.7 resolves mmdet:: with it')
+        )
     _try_import('mmcv', 'mmcv.ops')
     _try_import('mmdet', 'mmdet.models')
 
@@ -59,7 +61,9 @@ def check_stack() -> None:
 def _try_import(name: str, module: str) -> None:
     try:
         importlib.import_module(module)
-    except Exception as error:  # whatever a broken binary package raises: ImportError, OSError, RuntimeError, AssertionError
+    except (
+        Exception
+    ) as error:  # whatever a broken binary package raises: ImportError, OSError, RuntimeError, AssertionError
         culprit = 'mmcv' if name == 'mmdet' and 'mmcv' in str(error).lower() else name
         raise ImportError(_message(culprit, f'{type(error).__name__}: {error}')) from None
 

@@ -5,7 +5,6 @@ but their attributes, so mmdet is not imported here.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .matmul import QuantMatMul

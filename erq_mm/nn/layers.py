@@ -31,7 +31,9 @@ class QuantLayer(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, layer: nn.Module, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False) -> None:
+    def __init__(
+        self, layer: nn.Module, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
+    ) -> None:
         super().__init__()
         self.weight, self.bias = layer.weight, layer.bias
         if self.bias is None and create_bias:
@@ -87,7 +89,9 @@ class QuantLayer(nn.Module):
 class QuantLinear(QuantLayer):
     """y = x_q W_q^T + b."""
 
-    def __init__(self, layer: nn.Linear, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False) -> None:
+    def __init__(
+        self, layer: nn.Linear, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
+    ) -> None:
         super().__init__(layer, weight_spec, input_spec, create_bias)
         self.in_features, self.out_features = layer.in_features, layer.out_features
 
@@ -104,7 +108,9 @@ class QuantLinear(QuantLayer):
 class QuantConv2d(QuantLayer):
     """Convolution of the quantized input; the zeros it pads with are on the grid, so padding commutes with rounding."""
 
-    def __init__(self, layer: nn.Conv2d, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False) -> None:
+    def __init__(
+        self, layer: nn.Conv2d, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
+    ) -> None:
         super().__init__(layer, weight_spec, input_spec, create_bias)
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
         self.kernel_size, self.groups = layer.kernel_size, layer.groups
@@ -138,5 +144,7 @@ def why_not_quantizable(layer: nn.Module) -> str | None:
     if isinstance(layer, nn.Conv2d) and layer.groups != 1:
         return f'grouped convolution (groups={layer.groups}): its inputs are not one matrix'
     if isinstance(layer, nn.Conv2d) and (layer.padding_mode != 'zeros' or isinstance(layer.padding, str)):
-        return f'convolution with padding={layer.padding!r}, mode {layer.padding_mode!r}: only explicit zeros are handled'
+        return (
+            f'convolution with padding={layer.padding!r}, mode {layer.padding_mode!r}: only explicit zeros are handled'
+        )
     return None

@@ -12,7 +12,10 @@ from .structure import Site, is_window_attention
 
 
 def swap_(
-    model: nn.Module, sites: list[Site], weight_specs: Mapping[str, QuantSpec], input_specs: Mapping[str, tuple[QuantSpec, ...]]
+    model: nn.Module,
+    sites: list[Site],
+    weight_specs: Mapping[str, QuantSpec],
+    input_specs: Mapping[str, tuple[QuantSpec, ...]],
 ) -> dict[str, QuantLayer | QuantMatMul]:
     """Replace the modules of `sites`; return the new ones by name, in the order of `sites`.
 
@@ -43,7 +46,11 @@ def swap_(
 
 
 def _swap_attention(
-    model: nn.Module, name: str, attention: nn.Module, wanted: Mapping[str, Site], specs: Mapping[str, tuple[QuantSpec, ...]]
+    model: nn.Module,
+    name: str,
+    attention: nn.Module,
+    wanted: Mapping[str, Site],
+    specs: Mapping[str, tuple[QuantSpec, ...]],
 ) -> dict[str, QuantMatMul]:
     products = {}
     for child in ('query_key', 'probability_value'):

@@ -16,7 +16,12 @@ BITS = range(2, 9)
 
 def make_model() -> nn.Sequential:
     model = nn.Sequential(
-        nn.LayerNorm(12), nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12, bias=False), nn.LayerNorm(12), nn.Linear(12, 5)
+        nn.LayerNorm(12),
+        nn.Linear(12, 24),
+        nn.GELU(),
+        nn.Linear(24, 12, bias=False),
+        nn.LayerNorm(12),
+        nn.Linear(12, 5),
     )
     with torch.no_grad():
         for norm in (model[0], model[4]):
@@ -173,7 +178,10 @@ BAD_INPUT = [
     (dict(recipe=[{'type': 'fit_weight'}]), "unknown step 'fit_weight'; steps are"),
     (dict(recipe=[{'type': 'fit_activations', 'bins': 3}]), "step 'fit_activations' has no option .*bins"),
     (dict(recipe=[{'type': 'fit_activations'}]), "lacks the step 'fit_weights'"),
-    (dict(recipe=[{'type': 'fit_activations'}, {'type': 'fit_weights'}, {'type': 'wqer'}]), "needs 'collect_statistics'"),
+    (
+        dict(recipe=[{'type': 'fit_activations'}, {'type': 'fit_weights'}, {'type': 'wqer'}]),
+        "needs 'collect_statistics'",
+    ),
     (dict(w_bits=9), 'w_bits must be an integer from 2 to 8, got 9'),
     (dict(a_bits=1), 'a_bits must be an integer from 2 to 8, got 1'),
     (dict(scope='heads'), "scope must be one of .* got 'heads'"),

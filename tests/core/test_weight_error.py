@@ -64,7 +64,9 @@ def test_equals_the_slow_reference(kind: type, refine: bool) -> None:
 def _prepare(problem: LayerProblem, kind: type = GramStats, bits: int = 4):
     stats = problem.stats(kind)
     spec = QuantSpec(bits, 'row', percentiles=WEIGHT_PERCENTILES)
-    rtn = round_to_nearest(problem.weight, problem.bias, *search_weight_range(problem.weight.float(), spec), spec.max_code)
+    rtn = round_to_nearest(
+        problem.weight, problem.bias, *search_weight_range(problem.weight.float(), spec), spec.max_code
+    )
     rtn = type(rtn)(rtn.codes, rtn.scale.double(), rtn.zero_point.double(), rtn.bias)
     return stats, rtn, damping('relative', 0.01, stats.mean_energy(), stats.count)
 

@@ -58,7 +58,11 @@ class Block(nn.Module):
 
         region = windows((bands(tall)[:, None] * 3 + bands(wide)).float()[None, :, :, None].expand(images, -1, -1, -1))
         out = self.attn(windows(padded), region == region.transpose(1, 2))
-        out = out.view(images, tall // side, wide // side, side, side, dim).transpose(2, 3).reshape(images, tall, wide, dim)
+        out = (
+            out.view(images, tall // side, wide // side, side, side, dim)
+            .transpose(2, 3)
+            .reshape(images, tall, wide, dim)
+        )
         x = x + out.roll((self.shift,) * 2, (1, 2))[:, :height, :width]
         return x + self.mlp(self.norm2(x))
 

@@ -79,7 +79,11 @@ def test_calibration_does_not_depend_on_how_often_or_where(make_runner) -> None:
 
 def test_test_time_augmentation(make_runner, read_report) -> None:
     """Boxes only: mmdet has no test-time augmentation of masks."""
-    boxes_only = ('model.roi_head.mask_head=None', 'model.roi_head.mask_roi_extractor=None', 'test_evaluator.metric=bbox')
+    boxes_only = (
+        'model.roi_head.mask_head=None',
+        'model.roi_head.mask_roi_extractor=None',
+        'test_evaluator.metric=bbox',
+    )
     assert make_runner('--recipe', 'erq', '--tta', options=boxes_only).test()['coco/bbox_mAP'] > 0.1
     assert read_report()['recipe'] == 'erq'
 
@@ -112,7 +116,7 @@ BAD_OPTIONS = [
     (f'{QUANTIZATION}.calibration.num_images=0', ValueError, 'at least one image, got num_images=0'),
     (f'{QUANTIZATION}.calibration.images=3', ValueError, 'quantization.calibration=.*images'),
     (f'{QUANTIZATION}.calibration.split=training', ValueError, "split must be one of .* got 'training'"),
-    (f'{QUANTIZATION}.calibration.image_ids=[3,99]', ValueError, r"image ids \[99\] are not in .*instances_train.json"),
+    (f'{QUANTIZATION}.calibration.image_ids=[3,99]', ValueError, r'image ids \[99\] are not in .*instances_train.json'),
     (f'{QUANTIZATION}.calibration.num_images=50', ValueError, 'asks for 50 images .* has 8 with objects'),
     (f'{QUANTIZATION}.overrides.neck=float', ValueError, "override 'neck' matches no layer"),
     ('train_dataloader.dataset.ann_file=missing.json', FileNotFoundError, 'annotation file .*missing.json does not'),
@@ -171,6 +175,12 @@ CHANGES = [
 def test_a_wrong_checkpoint_is_an_error_with_the_keys(change, message, make_runner, tmp_path) -> None:
     with pytest.raises(ValueError, match=message):
         make_runner('--recipe', 'erq', checkpoint=_checkpoint(tmp_path, change)).test()
+
+
+def test_a_quantized_checkpoint_in_a_float_model_is_an_error(make_runner, tmp_path) -> None:
+    change = CHANGES[-1][0]
+    with pytest.raises(ValueError, match='is quantized .1 layers, .* and the model is float'):
+        make_runner(checkpoint=_checkpoint(tmp_path, change)).test()
 
 
 def test_nan_in_a_weight_names_the_layer(make_runner, tmp_path) -> None:

@@ -61,6 +61,11 @@ def test_other_checkpoints_are_refused(pair) -> None:
 
 def test_tool_writes_the_checkpoint(pair, tmp_path: Path) -> None:
     torch.save({'state_dict': pair[0].state_dict(), 'meta': {}}, tmp_path / 'release.pth')
-    command = [sys.executable, str(ROOT / 'tools/convert_swin.py'), str(tmp_path / 'release.pth'), str(tmp_path / 'out.pth')]
+    command = [
+        sys.executable,
+        str(ROOT / 'tools/convert_swin.py'),
+        str(tmp_path / 'release.pth'),
+        str(tmp_path / 'out.pth'),
+    ]
     subprocess.run(command, check=True, capture_output=True)
     pair[1].load_state_dict(torch.load(tmp_path / 'out.pth', weights_only=True)['state_dict'])

@@ -1,4 +1,4 @@
-"""A small Swin with the real structure (window 7, shifts, patch merging) and the schedule that trains it from scratch."""
+"""A small Swin of the real structure (window 7, shifts, patch merging) and a schedule from scratch."""
 
 _base_ = ['mmdet::_base_/default_runtime.py']
 custom_imports = dict(imports=['erq_mm.engine'], allow_failed_imports=False)

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from ...core.reparameterization import fold_, reparameterize as choose_change
+from ...core.reparameterization import fold_
+from ...core.reparameterization import reparameterize as choose_change
 from ...core.scale_search import search_uniform_range
 from ..state import Calibration, SiteState
 
