@@ -32,15 +32,17 @@ def main() -> None:
     runner.train()
     weights = args.weights or Path(config.work_dir) / 'weights.pth'
     unfinished = weights.with_suffix('.unfinished')
-    torch.save(
-        {
-            'state_dict': {k: v.cpu() for k, v in runner.model.state_dict().items()},
-            'meta': dict(runner.visualizer.dataset_meta or {}),
-        },
-        unfinished,
-    )
+    torch.save({'state_dict': compact(runner.model.state_dict()), 'meta': {}}, unfinished)
     unfinished.rename(weights)
     print(f'weights: {weights}')
+
+
+def compact(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the weights for distribution: matrices in half precision (they load into float32), the rest as it is."""
+    return {
+        key: value.cpu().half() if value.is_floating_point() and value.dim() > 1 else value.cpu()
+        for key, value in state.items()
+    }
 
 
 if __name__ == '__main__':

@@ -13,7 +13,6 @@ matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402  the backend must be chosen first
 
 SCORE_THRESHOLD = 0.4
-ENLARGE = 2
 
 
 def draw_grid(
