@@ -35,7 +35,7 @@ class LayerReport:
 
 @dataclass
 class Report:
-    """Everything `quantization.json` holds; see `design.md` for the meaning of its keys."""
+    """Everything `quantization.json` holds: what was asked for, what it cost, and what happened to every layer."""
 
     recipe: str
     w_bits: int

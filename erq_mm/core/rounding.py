@@ -54,9 +54,9 @@ def refine_rounding(codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, 
     The proxy of every row ends no higher than it began.
     """
     refined = codes.clone()
-    rows_per_chunk = max(1, ELEMENTS_PER_CHUNK // max(codes.shape[1], 1))
-    for rows in torch.arange(len(codes), device=codes.device).split(rows_per_chunk):
-        refined[rows] += _flips(codes[rows], error[rows], proxy, max_code, options)
+    step = max(1, ELEMENTS_PER_CHUNK // max(codes.shape[1], 1))
+    for part in (slice(first, first + step) for first in range(0, len(codes), step)):
+        refined[part] += _flips(codes[part], error[part], proxy, max_code, options)
     return refined
 
 

@@ -100,10 +100,14 @@ class ERQHook(Hook):
             report.write(path)
             return report
 
-        self.report = quantize_on_all_ranks(
-            model, calibrate, self.recipe, self.w_bits, self.a_bits, self.scope, self.overrides
-        )
         logger = MMLogger.get_current_instance()
+        try:
+            self.report = quantize_on_all_ranks(
+                model, calibrate, self.recipe, self.w_bits, self.a_bits, self.scope, self.overrides
+            )
+        except TypeError:
+            logger.exception('calibration failed')  # mmengine drops the traceback of a TypeError in a hook
+            raise
         logger.info(f'\n{summary(self.report)}\nreport: {path}')
 
     def _calibrate(self, model: nn.Module, runner: Runner) -> Report:

@@ -1,7 +1,7 @@
 """Quantized layers and the swap that puts them into a model; plain torch, no mm* package."""
 
-from .attention import QuantWindowAttention, ShiftedWindows
+from .attention import QuantWindowMSA, ShiftedWindows
 from .layers import QuantConv2d, QuantLayer, QuantLinear
 from .matmul import QuantMatMul
 
-__all__ = ['QuantConv2d', 'QuantLayer', 'QuantLinear', 'QuantMatMul', 'QuantWindowAttention', 'ShiftedWindows']
+__all__ = ['QuantConv2d', 'QuantLayer', 'QuantLinear', 'QuantMatMul', 'QuantWindowMSA', 'ShiftedWindows']

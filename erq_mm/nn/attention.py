@@ -14,7 +14,7 @@ WINDOWS_PER_CHUNK = 64
 MASKED = -100.0
 
 
-class QuantWindowAttention(nn.Module):
+class QuantWindowMSA(nn.Module):
     """Replaces `WindowMSA`: softmax(q k^T + relative position bias + mask) v, with q scaled before it is quantized.
 
     Args:

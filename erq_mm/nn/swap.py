@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from ..core.spec import QuantSpec
-from .attention import QuantWindowAttention, ShiftedWindows
+from .attention import QuantWindowMSA, ShiftedWindows
 from .layers import QuantConv2d, QuantLayer, QuantLinear
 from .matmul import QuantMatMul
 from .structure import Site, is_window_attention
@@ -56,7 +56,7 @@ def _swap_attention(
     for child in ('query_key', 'probability_value'):
         full_name = f'{name}.{child}' if name else child
         products[full_name] = QuantMatMul(*specs.get(full_name, (QuantSpec(8), QuantSpec(8))))
-    _replace(model, attention, QuantWindowAttention(attention, *products.values()))
+    _replace(model, attention, QuantWindowMSA(attention, *products.values()))
     parent_name = name.rpartition('.')[0]
     parent = model.get_submodule(parent_name)
     if hasattr(parent, 'shift_size'):

@@ -26,7 +26,8 @@ def test_annotations_are_what_coco_reads(tiny_shapes: Path) -> None:
         rows, columns = np.nonzero(mask)
         assert annotation['segmentation']
         assert mask.sum() == pytest.approx(annotation['area'], rel=0.35)
-        assert abs(columns.min() - x) <= 1  # outlines run through the centres of border pixels
+        # outlines run through the centres of border pixels, so thin tips lose up to two pixels
+        assert abs(columns.min() - x) <= 2
         assert abs(columns.max() + 1 - x - width) <= 2
         assert abs(rows.max() + 1 - y - height) <= 2
 

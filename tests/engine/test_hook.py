@@ -15,6 +15,7 @@ from erq_mm.engine import hook as hook_module
 from erq_mm.engine.hook import ERQHook, unwrap
 from erq_mm.nn import QuantLayer
 
+from ..conftest import ROOT
 from .conftest import CHECKPOINT
 
 QUANTIZATION = 'default_hooks.quantization'
@@ -103,6 +104,14 @@ def test_validation_loop_quantizes_too(make_runner, read_report) -> None:
 def test_training_with_the_hook_is_refused(make_runner) -> None:
     with pytest.raises(RuntimeError, match='ERQHook is for evaluation'):
         make_runner('--recipe', 'erq').call_hook('before_train')
+
+
+def test_recipe_with_options_from_a_config_file(make_runner, read_report) -> None:
+    config = str(ROOT / 'configs/ablation/mask-rcnn_swin-mini_ridge.py')
+    make_runner(config=config).test()
+    steps = {step['type']: step for step in read_report()['steps']}
+    assert 'aqer' not in steps
+    assert (steps['wqer']['ridge'], steps['wqer']['rounding']) == (True, None)
 
 
 def test_explicit_image_ids(make_runner, read_report) -> None:

@@ -13,9 +13,17 @@ from erq_mm.engine.evaluation import build_parser, build_runner, load_config
 from ..conftest import ROOT
 
 SMALL = [
-    'model.backbone.embed_dims=24', 'model.backbone.depths=[2,2,2,2]', 'model.neck.in_channels=[24,48,96,192]',
-    'model.test_cfg.rpn.max_per_img=50', 'test_dataloader.dataset.pipeline.1.scale=(333,200)',
-]  # fmt: skip
+    'model.backbone.embed_dims=24',
+    'model.neck.in_channels=[24,48,96,192]',
+    'model.test_cfg.rpn.max_per_img=50',
+    'model.test_cfg.rcnn.score_thr=0.0',
+    'model.test_cfg.rcnn.max_per_img=3',
+    'test_dataloader.dataset.pipeline.1.scale=(333,200)',
+]
+HEADS = {
+    'mask-rcnn': ['model.roi_head.bbox_head.fc_out_channels=32'],
+    'cascade-mask-rcnn': [f'model.roi_head.bbox_head.{stage}.fc_out_channels=32' for stage in range(3)],
+}
 
 
 def evaluate(tmp_path: Path, config: str, options: list[str], arguments: list[str]) -> tuple[dict, dict]:
@@ -44,7 +52,7 @@ def data_options(fixture: Path, subset: Path) -> list[str]:
 @pytest.mark.parametrize('detector', ['mask-rcnn', 'cascade-mask-rcnn'])
 def test_small_detector_on_real_images(detector: str, coco_fixture, coco_subset, tmp_path) -> None:
     config = str(ROOT / f'configs/swin/{detector}_swin-t_erq-w4a4_coco.py')
-    options = [*SMALL, *data_options(coco_fixture, coco_subset)]
+    options = [*SMALL, *HEADS[detector], *data_options(coco_fixture, coco_subset)]
     metrics, report = evaluate(tmp_path, config, options, [])
     assert {'coco/bbox_mAP', 'coco/segm_mAP'} <= set(metrics)
     assert len(report['calibration']['image_ids']) == 1
