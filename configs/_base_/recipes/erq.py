@@ -1,6 +1,6 @@
 """ERQ W4A4. A config takes it in with `default_hooks = dict(quantization=_base_.quantization)`.
 
-Options of the recipe go into a dict: recipe=dict(type='erq', lam_mode='sum', lam=1e4, rounding='released').
+Options of the recipe go into a dict: recipe=dict(type='erq', lam_mode='sum', lam=1e3, rounding='released').
 """
 
 custom_imports = dict(imports=['erq_mm.engine'], allow_failed_imports=False)

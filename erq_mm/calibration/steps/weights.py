@@ -13,7 +13,7 @@ def _has_rows(state: SiteState) -> bool:
     return state.stats is not None and state.stats.count > 0
 
 
-def aqer(state: SiteState, lam_mode: str = 'relative', lam: float = 0.01) -> None:
+def aqer(state: SiteState, lam_mode: str = 'relative', lam: float = 0.1) -> None:
     """Reduce the error of the quantized input (ERQ, Eq. 5 to 8); the patch embedding is skipped, as in the paper."""
     if not _has_rows(state) or state.site.roles == ('image',):
         return
@@ -39,7 +39,7 @@ def wqer(
     iterations: int = 100,
     proxy: str = 'compensated',
     lam_mode: str = 'relative',
-    lam: float = 0.01,
+    lam: float = 0.1,
 ) -> None:
     """Reduce the error of the quantized weight (ERQ, Algorithm 1), on the grid of `fit_weights`."""
     if not _has_rows(state):
