@@ -17,3 +17,14 @@ def correct_activation_error(stats: InputStats, system: RidgeSystem) -> Tensor:
     if not bool(torch.isfinite(change).all()):
         raise FloatingPointError('the ridge solution for the activation error is not finite')
     return change.contiguous()
+
+
+def corrected_mse(stats: InputStats, change: Tensor, lam: float) -> float:
+    """Return the mean squared output error after `change`, which must be the ridge solution for `lam`.
+
+    There change (G + lam I) = cross^T, so the quadratic term of the error needs no product with the Gram matrix:
+    energy - <change, cross^T> - lam ||change||^2.
+    """
+    gained = (change * stats.output_cross().T).sum(dtype=torch.float64)
+    penalty = lam * change.square().sum(dtype=torch.float64)
+    return max(stats.energy - float(gained + penalty), 0.0) / max(stats.count * len(change), 1)

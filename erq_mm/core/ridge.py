@@ -14,6 +14,8 @@ from torch import Tensor
 class RidgeSystem(Protocol):
     """A damped Gram matrix of size D = in + 1, the last column being the ones column of the bias."""
 
+    lam: float
+
     def solve(self, rhs: Tensor) -> Tensor:
         """Return (G + lam I)^-1 rhs, shape (D, k)."""
 
@@ -36,7 +38,7 @@ class PrimalSystem:
     """
 
     def __init__(self, gram: Tensor, lam: float) -> None:
-        self.gram = gram
+        self.gram, self.lam = gram, lam
         damped = gram.double().flip(0, 1)
         damped.diagonal().add_(lam)
         lower, info = torch.linalg.cholesky_ex(damped)

@@ -63,11 +63,11 @@ def search_weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor
 
     Every range contains zero. Quantiles are exact (linear interpolation between order statistics).
     """
-    ordered = weight.sort(dim=1).values
+    tails = _Tails(weight, 1 - min(spec.percentiles))
     best = None
     for percentile in spec.percentiles:
-        low = _row_quantile(ordered, 1 - percentile).clamp(max=0)
-        high = _row_quantile(ordered, percentile).clamp(min=0)
+        low, high = tails.at(1 - percentile)
+        low, high = low.clamp(max=0), high.clamp(min=0)
         scale, zero_point = affine_parameters(low, high, spec.max_code)
         error = _row_error(weight, scale, zero_point, spec.max_code)
         if best is None:
@@ -80,11 +80,27 @@ def search_weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor
     return best[1], best[2]
 
 
-def _row_quantile(ordered: Tensor, fraction: float) -> Tensor:
-    position = fraction * (ordered.shape[1] - 1)
-    lower = int(position)
-    upper = min(lower + 1, ordered.shape[1] - 1)
-    return torch.lerp(ordered[:, lower], ordered[:, upper], position - lower)[:, None]
+class _Tails:
+    """The largest and smallest values of every row, sorted: extreme quantiles without sorting what lies between.
+
+    Args:
+        weight: (rows, columns).
+        share: the share of a row that either tail must reach, below one half.
+    """
+
+    def __init__(self, weight: Tensor, share: float) -> None:
+        self.last = weight.shape[1] - 1
+        count = min(int(share * self.last) + 2, weight.shape[1])
+        self.high = weight.topk(count, dim=1).values
+        self.low = weight.topk(count, dim=1, largest=False).values
+
+    def at(self, share: float) -> tuple[Tensor, Tensor]:
+        """Return the quantiles `share` and 1 - `share` of every row, (rows, 1) each, linearly interpolated."""
+        position = share * self.last
+        inner = int(position)
+        outer = min(inner + 1, self.last)
+        low, high = (torch.lerp(tail[:, inner], tail[:, outer], position - inner) for tail in (self.low, self.high))
+        return low[:, None], high[:, None]
 
 
 def _row_error(weight: Tensor, scale: Tensor, zero_point: Tensor, max_code: int) -> Tensor:

@@ -51,7 +51,8 @@ class GramStats:
         self.gram[-1, -1] += len(x_q)
         self.cross[inner].addmm_(x_q.T, target)
         self.cross[-1] += target.sum(0)
-        self.energy += float(output_error.square().sum(dtype=torch.float64))
+        flat = output_error.reshape(-1)
+        self.energy += float(torch.dot(flat, flat))
         self.count += len(x_q)
 
     def output_cross(self) -> Tensor:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from erq_mm.core.activation_error import correct_activation_error
+from erq_mm.core.activation_error import correct_activation_error, corrected_mse
 from erq_mm.core.ridge import damping
 from erq_mm.core.statistics import GramStats, RowStats
 
@@ -25,6 +25,13 @@ def test_equals_least_squares_on_explicit_rows(kind: type) -> None:
     design = torch.cat([problem.augmented, lam**0.5 * torch.eye(11).double()])
     target = torch.cat([residual, torch.zeros(11, 4).double()])
     torch.testing.assert_close(change, torch.linalg.lstsq(design, target).solution.T)
+
+
+@pytest.mark.parametrize('kind', [GramStats, RowStats])
+def test_reported_error_is_that_of_the_rows(kind: type) -> None:
+    problem = make_problem()
+    change, stats, lam = corrected(problem, kind)
+    assert corrected_mse(stats, change, lam) == pytest.approx(float(problem.output_error(change)))
 
 
 @pytest.mark.parametrize('kind', [GramStats, RowStats])

@@ -2,7 +2,7 @@
 
 import torch
 
-from ...core.activation_error import correct_activation_error
+from ...core.activation_error import correct_activation_error, corrected_mse
 from ...core.rounding import RoundingOptions
 from ...core.scale_search import search_weight_range
 from ...core.weight_error import reduce_weight_error, round_to_nearest
@@ -17,11 +17,14 @@ def aqer(state: SiteState, lam_mode: str = 'relative', lam: float = 0.1) -> None
     """Reduce the error of the quantized input (ERQ, Eq. 5 to 8); the patch embedding is skipped, as in the paper."""
     if not _has_rows(state) or state.site.roles == ('image',):
         return
-    change = correct_activation_error(state.stats, state.system(lam_mode, lam))
+    system = state.system(lam_mode, lam)
+    change = correct_activation_error(state.stats, system)
     state.weight += change[:, :-1]
     if state.bias is not None:
         state.bias += change[:, -1]
-    state.record('aqer')
+        state.report.output_mse['aqer'] = corrected_mse(state.stats, change, system.lam)
+    else:  # the last entry of the solution is dropped
+        state.record('aqer')
 
 
 def fit_weights(state: SiteState) -> None:
