@@ -10,7 +10,7 @@ processes of its own.
 import argparse
 import copy
 import json
-import resource
+import os
 import statistics
 import subprocess
 import sys
@@ -31,6 +31,7 @@ from torch import nn
 
 import erq_mm
 import erq_mm.engine  # noqa: F401
+from erq_mm.calibration.memory import process_peak_bytes
 from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
 from erq_mm.calibration.recipes import repq, resolve_recipe
 from erq_mm.calibration.steps import MODEL_STEPS
@@ -149,15 +150,18 @@ def memory_peaks(args: argparse.Namespace, images: int) -> dict[str, int]:
     model, pictures = build_model(args.config), [build_image(args, i) for i in range(images)]
     for picture in pictures:
         forward(model, picture)
-    float_peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    float_peak = process_peak_bytes()
     quantize(model, pictures, args)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = process_peak_bytes()
     return {'float_peak': float_peak, 'peak': peak, 'above_float': peak - float_peak}
 
 
 def peaks_in_a_process(images: int) -> dict[str, int]:
     command = [sys.executable, *sys.argv, '--peak-of', str(images)]
-    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    # large blocks go back to the system when freed: the peaks are of memory in use, not of the allocator's gaps
+    environment = os.environ | {'MALLOC_MMAP_THRESHOLD_': '262144'}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 @torch.no_grad()
