@@ -46,12 +46,12 @@ if ! ls "$cache"/mmcv-*.whl >/dev/null 2>&1; then
     tail -n 40 "$log" >&2; echo "setup: building mmcv failed; the whole log is $log" >&2; exit 1; }
   mv "$building"/mmcv-*.whl "$cache"/    # a rename: an interrupted build leaves no half wheel behind
 fi
-say "mmcv $MMCV from $cache"
-pip --no-deps "$cache"/mmcv-*.whl
-pip addict packaging Pillow pyyaml yapf
-
-say "mmengine, mmdet and this project"
-pip -r requirements/stack.txt -r requirements/dev.txt
+say "mmcv $MMCV from $cache, mmengine, mmdet and this project"
+pip "$cache"/mmcv-*.whl -r requirements/stack.txt -r requirements/dev.txt
+"$VENV/bin/python" -c 'import cv2' 2>/dev/null || {  # a machine without a display lacks the libraries of the full build
+  "$VENV/bin/python" -m pip uninstall --quiet --yes opencv-python
+  pip opencv-python-headless
+}
 pip --no-build-isolation -e .
 "$VENV/bin/python" -c 'import erq_mm.engine' # the version check speaks here rather than in the middle of a run
 rm -f "$VENV"/ready-*
