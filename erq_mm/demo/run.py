@@ -1,6 +1,7 @@
 """Evaluate a detector float and with several recipes, in one process, and show the results as a table and pictures."""
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,7 @@ def evaluate(
     if quantization is not None:
         add_recipe(prepared, quantization)
     work_dir.mkdir(parents=True, exist_ok=True)
+    warnings.filterwarnings('ignore', message='.*has been created, the method `get_instance` should not')
     with open(work_dir / 'console.txt', 'w') as console, contextlib.redirect_stdout(console):
         runner = Runner.from_cfg(prepared)
         shown = ShowProgress(progress, name, keep)

@@ -1,7 +1,11 @@
 """The mmengine and mmdet side of the package; importing it checks the stack and registers the plugin."""
 
+import warnings
+
 from .versions import check_stack
 
+# mmengine 0.10.7 says so at every config it reads; the version check knows what to do when it breaks
+warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 check_stack()
 
 from .checkpoints import allow_training_checkpoints  # noqa: E402
