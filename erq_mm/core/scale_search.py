@@ -32,14 +32,16 @@ def search_uniform_range(histogram: Histogram, spec: QuantSpec, *, contains_zero
         scale, zero_point = affine_parameters(low, high, spec.max_code)
         codes = (torch.round(centres / scale[:, None]) + zero_point[:, None]).clamp_(0, spec.max_code)
         error = (((codes - zero_point[:, None]) * scale[:, None] - centres).square_() * histogram.counts).sum(1)
-        if best is None:
-            best = error, scale, zero_point
-        else:
-            better = error < best[0]
-            best = tuple(
-                torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True)
-            )
+        best = _better(best, (error, scale, zero_point))
     return best[1], best[2]
+
+
+def _better(best: tuple[Tensor, ...] | None, candidate: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Return, entry by entry, the tuple (error, scale, zero point) of smaller error; the older one on a tie."""
+    if best is None:
+        return candidate
+    better = candidate[0] < best[0]
+    return tuple(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True))
 
 
 def search_log_scale(histogram: Histogram, spec: QuantSpec) -> Tensor:
@@ -70,13 +72,7 @@ def search_weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor
         low, high = low.clamp(max=0), high.clamp(min=0)
         scale, zero_point = affine_parameters(low, high, spec.max_code)
         error = _row_error(weight, scale, zero_point, spec.max_code)
-        if best is None:
-            best = error, scale, zero_point
-        else:
-            better = error < best[0]
-            best = tuple(
-                torch.where(better, new, old) for new, old in zip((error, scale, zero_point), best, strict=True)
-            )
+        best = _better(best, (error, scale, zero_point))
     return best[1], best[2]
 
 

@@ -1,5 +1,6 @@
 """`nn.Linear` and `nn.Conv2d` with a quantizer on the input and weights that lie on a grid after calibration."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -13,7 +14,7 @@ from ..core.weight_error import QuantizedWeight
 ROWS_PER_CHUNK = 8192
 
 
-class QuantLayer(nn.Module):
+class QuantLayer(nn.Module, ABC):
     """What linear and convolution layers share.
 
     The float layer's `weight` and `bias` are taken over, under their names. After calibration the weight holds the
@@ -70,9 +71,9 @@ class QuantLayer(nn.Module):
         if self.bias is not None and quantized.bias is not None:
             self.bias.copy_(quantized.bias)
 
+    @abstractmethod
     def rows(self, x: Tensor) -> Iterator[Tensor]:
         """Yield an input of the layer as chunks of rows, (rows, in), that `weight_matrix` multiplies."""
-        raise NotImplementedError(f'{type(self).__name__} does not say how its inputs become rows')
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, metadata: dict, strict: bool, missing: list, unexpected: list, errors: list

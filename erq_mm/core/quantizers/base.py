@@ -1,5 +1,7 @@
 """What every activation quantizer has in common: a spec, fitted buffers, and an off switch."""
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -7,7 +9,7 @@ from ..histogram import Histogram
 from ..spec import QuantSpec
 
 
-class Quantizer(nn.Module):
+class Quantizer(nn.Module, ABC):
     """Float tensor in, fake-quantized tensor out; the identity until it is fitted and switched on.
 
     The fitted parameters are buffers of known shape, so that a checkpoint can be loaded into a fresh model. A scale of
@@ -29,17 +31,17 @@ class Quantizer(nn.Module):
         """Whether `fit` or `load_state_dict` has given the scale a value."""
         return bool(self.scale > 0)
 
+    @abstractmethod
     def observe(self, x: Tensor, histogram: Histogram) -> None:
         """Add `x`, of any shape, to the running statistics from which `fit` chooses the range."""
-        raise NotImplementedError(f'{type(self).__name__} does not say how it is observed')
 
+    @abstractmethod
     def fit(self, histogram: Histogram) -> None:
         """Choose the parameters of least squared error among the candidates of the spec."""
-        raise NotImplementedError(f'{type(self).__name__} does not say how it is fitted')
 
+    @abstractmethod
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return `x` rounded to the grid, in the shape and dtype of `x`; does not change `x`."""
-        raise NotImplementedError(f'{type(self).__name__} does not say how it rounds')
 
     def set_parameters(self, scale: Tensor | float, zero_point: Tensor | float = 0.0) -> None:
         """Store fitted parameters (scalars) in the buffers."""
