@@ -6,6 +6,7 @@ The Python API needs torch alone; `import erq_mm.engine` registers the mmengine 
 from .calibration.pipeline import quantize_
 from .calibration.recipes import RECIPES
 from .calibration.report import Report
+from .calibration.task import CalibrationTask, ClassifierTask
 
 __version__ = '0.1.0'
-__all__ = ['RECIPES', 'Report', '__version__', 'quantize_']
+__all__ = ['RECIPES', 'CalibrationTask', 'ClassifierTask', 'Report', '__version__', 'quantize_']

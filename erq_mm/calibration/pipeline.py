@@ -4,8 +4,10 @@ import inspect
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,9 +21,11 @@ from .memory import PeakMemory
 from .progress import track
 from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
+from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
-from .steps import LAYER_STEPS, MODEL_STEPS
+from .steps import LAYER_STEPS, MODEL_STEPS, needs
 from .steps.weights import check_weight
+from .task import CalibrationTask, as_task, check_task
 
 OVERRIDE_KEYS = ('w_bits', 'a_bits')
 Overrides = Mapping[str, Mapping[str, int] | str]
@@ -37,12 +41,14 @@ def quantize_(
     overrides: Overrides | None = None,
     seed: int = 0,
     progress: Progress | None = None,
+    work_dir: str | Path | None = None,
 ) -> Report:
     """Quantize `model` in place and return what was done.
 
     Args:
         model: a float module made of `nn.Linear`, `nn.Conv2d` and Swin attention; left in eval mode.
-        run_calibration: called with the model, runs the calibration forwards; must do the same at every call.
+        run_calibration: called with the model, runs the calibration forwards; must do the same at every call. Recipes
+            that weigh errors by gradients or compare predictions need a `task.CalibrationTask` that gives them.
         recipe: a name, `{'type': name, option: value}`, or a list of steps.
         w_bits, a_bits: 2 to 8.
         scope: `linears` or `all` (also convolutions).
@@ -50,17 +56,25 @@ def quantize_(
             glob, or a regular expression after `re:`.
         seed: of the row sample of very wide layers.
         progress: a started rich display, or None.
+        work_dir: where reconstructions keep the units they have finished, to go on from there after a kill; None
+            keeps nothing.
 
     Raises:
         ValueError: unknown recipe, step, option, scope or override key; bits outside 2..8; a pattern that matches
-            nothing; no layer in scope; a model that is quantized already.
+            nothing; no layer in scope; a model that is quantized already; a recipe that needs a loss, predictions or
+            more images than `run_calibration` gives.
         FloatingPointError: NaN or infinity in a weight or an activation, naming the layer.
 
     Everything that can be checked is checked before the model is touched. If calibration fails halfway the model is
     half quantized: load it again.
     """
-    recipe = resolve_recipe(recipe)
+    recipe, task = resolve_recipe(recipe), as_task(run_calibration)
     plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})
+    check_task(task, needs(recipe), recipe.name, recipe.images)
+    store = None
+    if work_dir is not None:
+        settings = dict(vars(recipe), bits=[w_bits, a_bits], scope=scope, overrides=overrides, seed=seed)
+        store = UnitStore(Path(work_dir), fingerprint(model, settings | {'images': task.identity()}))
     report = Report(
         recipe=recipe.name, w_bits=w_bits, a_bits=a_bits, scope=scope, seed=seed, steps=[dict(s) for s in recipe.steps],
         float_layers=[{'name': name, 'reason': reason} for name, reason in plan.float_layers],
@@ -68,7 +82,8 @@ def quantize_(
     model.eval()
     started = time.perf_counter()
     with PeakMemory() as memory, torch.no_grad(), full_precision():
-        calibration = swap_for_calibration(model, plan, run_calibration, seed, progress)
+        calibration = swap_for_calibration(model, plan, task, seed, progress)
+        calibration.store = store
         for state in calibration.layers():
             check_weight(state)
         for steps in stages(recipe):
@@ -112,7 +127,7 @@ def plan_quantization(
             plan.float_layers.append((site.name, 'override'))
             continue
         plan.sites.append(site)
-        plan.weight_specs[site.name] = recipe.weight_spec(setting['w_bits'])
+        plan.weight_specs[site.name] = recipe.weight_spec(site, setting['w_bits'])
         plan.input_specs[site.name] = tuple(_input_spec(recipe, site, role, setting) for role in site.roles)
     if not plan.sites:
         raise ValueError('overrides leave no layer to quantize')
@@ -123,9 +138,9 @@ def _input_spec(recipe: Recipe, site: Site, role: str, setting: dict[str, Any]) 
     """A channel-wise fit needs a LayerNorm to fold it into; without one (norm=None, no affine) it is per tensor."""
     spec = recipe.input_spec(role, setting['a_bits'])
     if role == 'image' and setting['a_bits_overridden']:
-        spec = QuantSpec(setting['a_bits'], spec.granularity, spec.grid, spec.percentiles)
+        spec = replace(spec, bits=setting['a_bits'])
     if spec.granularity == 'channel' and site.norm is None:
-        spec = QuantSpec(spec.bits, 'tensor', spec.grid, spec.percentiles)
+        spec = replace(spec, granularity='tensor', grid='uniform')
     return spec
 
 
@@ -181,7 +196,10 @@ def check_steps(recipe: Recipe) -> None:
     for needed in ('fit_activations', 'fit_weights'):
         if needed not in types:
             raise ValueError(f'recipe {recipe.name!r} lacks the step {needed!r}: nothing would be quantized')
-    for later, earlier in (('aqer', 'collect_statistics'), ('wqer', 'collect_statistics'), ('wqer', 'fit_weights')):
+    for later, earlier in (
+        ('aqer', 'collect_statistics'), ('wqer', 'collect_statistics'), ('wqer', 'fit_weights'),
+        ('gptq', 'collect_statistics'), ('gptq', 'fit_weights'),
+    ):  # fmt: skip
         if later in types and earlier not in types[: types.index(later)]:
             raise ValueError(f'recipe {recipe.name!r}: step {later!r} needs {earlier!r} before it')
 
@@ -189,7 +207,7 @@ def check_steps(recipe: Recipe) -> None:
 def swap_for_calibration(
     model: nn.Module,
     plan: Plan,
-    run_calibration: Callable[[nn.Module], Any],
+    task: CalibrationTask,
     seed: int,
     progress: Progress | None,
 ) -> Calibration:
@@ -206,19 +224,22 @@ def swap_for_calibration(
             role=','.join(site.roles),
             w_bits=weight_spec.bits if has_weight else None,
             a_bits=specs[0].bits,
-            granularity={'weight': weight_spec.granularity} if has_weight else {},
+            granularity={'weight': _weight_granularity(weight_spec)} if has_weight else {},
             parameters=module.weight.numel() if has_weight else 0,
         )
         report.granularity['input'] = ','.join('tensor' if s.grid == 'uniform' else s.grid for s in specs)
         states.append(SiteState(site, module, specs, report))
-    return Calibration(model, run_calibration, states, seed, progress)
+    return Calibration(model, task, states, seed, progress)
+
+
+def _weight_granularity(spec: QuantSpec) -> str:
+    return spec.granularity if spec.grid == 'uniform' else spec.grid
 
 
 def _module_specs(plan: Plan) -> dict[str, tuple[QuantSpec, ...]]:
     """What the modules run with: one scale per tensor, also where the range is first fitted per channel."""
     return {
-        name: tuple(QuantSpec(s.bits, 'tensor', s.grid, s.percentiles) for s in specs)
-        for name, specs in plan.input_specs.items()
+        name: tuple(replace(spec, granularity='tensor') for spec in specs) for name, specs in plan.input_specs.items()
     }
 
 
@@ -253,7 +274,7 @@ def _begin(state: SiteState) -> None:
 
 
 def _finish(state: SiteState) -> None:
-    final = 'wqer' if 'wqer' in state.report.output_mse else 'fit_weights'
+    final = next((name for name in ('wqer', 'gptq') if name in state.report.output_mse), 'fit_weights')
     if final == 'fit_weights':
         state.record(final)
     state.record_sqnr(final)

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -15,11 +14,13 @@ from ..core.quantizers import Quantizer
 from ..core.ridge import RidgeSystem, damping
 from ..core.spec import QuantSpec
 from ..core.statistics import InputStats
-from ..core.weight_error import QuantizedWeight
+from ..core.weight_grid import QuantizedWeight
 from ..nn.layers import QuantLayer
 from ..nn.matmul import QuantMatMul
 from ..nn.structure import Site
 from .report import LayerReport
+from .resume import UnitStore
+from .task import CalibrationTask
 
 
 @dataclass
@@ -108,18 +109,20 @@ class Calibration:
     """A quantization under way.
 
     Attributes:
-        forward: runs the calibration forwards on the model.
+        task: the calibration images.
         sites: in module order.
         progress: display, or None.
         notes: lines for the user.
+        store: keeps finished units of long steps, or None.
     """
 
     model: nn.Module
-    forward: Callable[[nn.Module], Any]
+    task: CalibrationTask
     sites: list[SiteState]
     seed: int
     progress: Progress | None
     notes: list[str] = field(default_factory=list)
+    store: UnitStore | None = None
 
     def layers(self) -> list[SiteState]:
         """The sites that have weights."""
@@ -129,7 +132,35 @@ class Calibration:
         """Run the calibration forwards, without gradients, reduced precision or training behaviour."""
         self.model.eval()
         with torch.no_grad(), full_precision():
-            self.forward(self.model)
+            self.task(self.model)
+
+
+@contextmanager
+def differentiable(model: nn.Module) -> Iterator[None]:
+    """Allow gradients through a model in eval mode while the block runs; its own parameters get none.
+
+    Checkpointed blocks would run twice and so draw other random numbers: checkpointing is off meanwhile.
+
+    Raises:
+        RuntimeError: a module is in training mode (dropout and BatchNorm statistics would change the model).
+    """
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        raise RuntimeError(f'modules {training[:3]} are in training mode: calibration must not change the model')
+    required = {p: p.requires_grad for p in model.parameters()}
+    checkpointed = [m for m in model.modules() if getattr(m, 'with_cp', False)]
+    try:
+        for parameter in required:
+            parameter.requires_grad_(False)
+        for module in checkpointed:
+            module.with_cp = False
+        with torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in required.items():
+            parameter.requires_grad_(flag)
+        for module in checkpointed:
+            module.with_cp = True
 
 
 @contextmanager

@@ -41,7 +41,9 @@ class RoundingOptions:
             raise ValueError(f"rounding rule 'released' flips one weight at a time, got k={self.k}")
 
 
-def refine_rounding(codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, options: RoundingOptions) -> Tensor:
+def refine_rounding(
+    codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, options: RoundingOptions, movable: Tensor | None = None
+) -> Tensor:
     """Return refined codes, (rows, columns).
 
     Args:
@@ -50,21 +52,26 @@ def refine_rounding(codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, 
             beyond one half.
         proxy: C, (columns, columns), a mean over rows: the `released` rule compares the gradient with the scale.
         max_code: flips never leave 0..max_code.
+        movable: (columns,), bool; the other columns count with their errors but are not flipped. None: all move.
 
     The proxy of every row ends no higher than it began.
     """
     refined = codes.clone()
     step = max(1, ELEMENTS_PER_CHUNK // max(codes.shape[1], 1))
     for part in (slice(first, first + step) for first in range(0, len(codes), step)):
-        refined[part] += _flips(codes[part], error[part], proxy, max_code, options)
+        refined[part] += _flips(codes[part], error[part], proxy, max_code, options, movable)
     return refined
 
 
-def _flips(codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, options: RoundingOptions) -> Tensor:
+def _flips(
+    codes: Tensor, error: Tensor, proxy: Tensor, max_code: int, options: RoundingOptions, movable: Tensor | None
+) -> Tensor:
     """Return -1, 0 or 1 per entry: the change of the codes."""
     direction = torch.where(error > 0, -1.0, 1.0).to(error)  # towards the other neighbour
     target = codes + direction
     direction[(target < 0) | (target > max_code)] = 0
+    if movable is not None:
+        direction *= movable
     state = _State(direction, error, proxy, options)
     step = _flip_one if options.k == 1 else _flip_k
     for _ in range(options.iterations):

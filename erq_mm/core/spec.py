@@ -3,7 +3,11 @@
 from dataclasses import dataclass
 
 GRANULARITIES = ('tensor', 'channel', 'row')
-GRIDS = ('uniform', 'log_sqrt2')
+ACTIVATION_GRIDS = (
+    'uniform', 'symmetric', 'log_sqrt2', 'log2', 'adaptive_log', 'adaptive_log_gelu', 'tan', 'twin_softmax',
+    'twin_gelu', 'power_of_two_factor',
+)  # fmt: skip
+WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 MIN_MAX = (1.0,)
@@ -17,9 +21,11 @@ class QuantSpec:
         bits: 2 to 8; codes run from 0 to 2**bits - 1.
         granularity: `tensor` is one scale; `channel` one per last dimension of an activation (A in [N, A] gives A
             scales); `row` one per output row of a weight ([out, in] gives scale [out, 1]).
-        grid: `uniform` (affine) or `log_sqrt2` (powers of the square root of two, for values in (0, 1]).
+        grid: of an activation one of `ACTIVATION_GRIDS` (see `core/quantizers`), of a weight one of `WEIGHT_GRIDS`.
         percentiles: candidate upper percentiles; the lower one is the complement, the winner has the least squared
             error. `(1.0,)` is the plain minimum and maximum.
+        outlier_share: of `dual_uniform`: share of the columns in the outlier group, None for the released rule.
+        variant: of grids that have several, see there.
 
     Raises:
         ValueError: naming the field, its value and what is allowed.
@@ -29,13 +35,18 @@ class QuantSpec:
     granularity: str = 'tensor'
     grid: str = 'uniform'
     percentiles: tuple[float, ...] = ACTIVATION_PERCENTILES
+    outlier_share: float | None = None
+    variant: str = ''
 
     def __post_init__(self) -> None:
         check_bits('bits', self.bits)
         if self.granularity not in GRANULARITIES:
             raise ValueError(f'granularity must be one of {GRANULARITIES}, got {self.granularity!r}')
-        if self.grid not in GRIDS:
-            raise ValueError(f'grid must be one of {GRIDS}, got {self.grid!r}')
+        grids = WEIGHT_GRIDS if self.granularity == 'row' else ACTIVATION_GRIDS
+        if self.grid not in grids:
+            raise ValueError(f'grid must be one of {grids}, got {self.grid!r}')
+        if self.outlier_share is not None and not 0 <= self.outlier_share < 1:
+            raise ValueError(f'outlier_share must be None or in [0, 1), got {self.outlier_share!r}')
         object.__setattr__(self, 'percentiles', tuple(float(p) for p in self.percentiles))
         if not self.percentiles or not all(0.5 < p <= 1 for p in self.percentiles):
             raise ValueError(f'percentiles must be fractions in (0.5, 1], got {self.percentiles!r}')

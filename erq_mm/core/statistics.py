@@ -59,6 +59,10 @@ class GramStats:
         """Return sum [x_q, 1] (W (x - x_q))^T, (in + 1, out)."""
         return self.cross if self.keeps_output_error else self.cross @ self.weight.T
 
+    def input_gram(self) -> Tensor:
+        """Return sum x_q x_q^T, (in, in), without the column of ones."""
+        return self.gram[:-1, :-1]
+
     def system(self, lam: float) -> RidgeSystem:
         """Return the damped Gram matrix, ready to solve with."""
         return PrimalSystem(self.gram, lam)
@@ -122,6 +126,10 @@ class RowStats:
 
     def output_cross(self) -> Tensor:
         return self.rows[: self.count].T @ self._output_error()
+
+    def input_gram(self) -> Tensor:
+        inner = self.rows[: self.count, :-1]
+        return inner.T @ inner
 
     def system(self, lam: float) -> RidgeSystem:
         return DualSystem(self.rows[: self.count], lam)

@@ -9,6 +9,7 @@ from torch import nn
 from ..calibration.pipeline import plan_quantization, swap_for_calibration
 from ..calibration.recipes import Recipe
 from ..calibration.report import Report
+from ..calibration.task import FunctionTask
 from ..core.quantizers import Quantizer
 
 
@@ -47,7 +48,7 @@ def quantize_on_all_ranks(
         raise RuntimeError(f'calibration failed on rank 0: {outcome[1]}')
     if get_rank() != 0:
         plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides)
-        swap_for_calibration(model, plan, lambda _model: None, seed=0, progress=None)
+        swap_for_calibration(model, plan, FunctionTask(lambda _model: None), seed=0, progress=None)
         model.eval()
     _broadcast_state(model)
     return outcome[0]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core.quantizers import Quantizer, build_quantizer
 from ..core.spec import QuantSpec
-from ..core.weight_error import QuantizedWeight
+from ..core.weight_grid import QuantizedWeight
 
 ROWS_PER_CHUNK = 8192
 
@@ -18,8 +18,9 @@ class QuantLayer(nn.Module, ABC):
     """What linear and convolution layers share.
 
     The float layer's `weight` and `bias` are taken over, under their names. After calibration the weight holds the
-    fake-quantized values once and for all; the buffers `weight_scale` and `weight_zero_point`, (out, 1), give the codes
-    back, and a weight scale of zero says that the layer still has float weights.
+    fake-quantized values once and for all; the buffers `weight_scale` and `weight_zero_point`, (out, groups), and for
+    grids of two groups `weight_group`, (in,), give the codes back. A weight scale of zero says that the layer still has
+    float weights.
 
     Args:
         layer: the float layer.
@@ -31,6 +32,7 @@ class QuantLayer(nn.Module, ABC):
     bias: nn.Parameter | None
     weight_scale: Tensor
     weight_zero_point: Tensor
+    weight_group: Tensor | None
 
     def __init__(
         self, layer: nn.Module, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
@@ -40,10 +42,15 @@ class QuantLayer(nn.Module, ABC):
         if self.bias is None and create_bias:
             self.bias = nn.Parameter(torch.zeros_like(self.weight[(slice(None),) + (0,) * (self.weight.dim() - 1)]))
         self.weight_spec = weight_spec
-        self.input_quantizer: Quantizer = build_quantizer(input_spec)
-        per_row = self.weight.new_zeros(len(self.weight), 1)
+        self.input_quantizer: Quantizer = build_quantizer(input_spec, self.weight.shape[1])
+        dual = weight_spec.grid == 'dual_uniform'
+        per_row = self.weight.new_zeros(len(self.weight), 2 if dual else 1)
         self.register_buffer('weight_scale', per_row)
         self.register_buffer('weight_zero_point', per_row.clone())
+        columns = self.weight[0].numel()
+        self.register_buffer(
+            'weight_group', torch.zeros(columns, dtype=torch.long, device=self.weight.device) if dual else None
+        )
         self.train(layer.training)
 
     @property
@@ -66,8 +73,10 @@ class QuantLayer(nn.Module, ABC):
     def install_(self, quantized: QuantizedWeight) -> None:
         """Store the fake-quantized weight, its grid and its bias."""
         self.weight.copy_(quantized.weight.view_as(self.weight))
-        self.weight_scale.copy_(quantized.scale)
-        self.weight_zero_point.copy_(quantized.zero_point)
+        self.weight_scale.copy_(quantized.grid.scale)
+        self.weight_zero_point.copy_(quantized.grid.zero_point)
+        if self.weight_group is not None:
+            self.weight_group.copy_(quantized.grid.group)
         if self.bias is not None and quantized.bias is not None:
             self.bias.copy_(quantized.bias)
 

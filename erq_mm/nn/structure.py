@@ -26,6 +26,8 @@ class Site:
         roles: of the input; of both operands for a matmul.
         norm: name of the LayerNorm whose output is the input, if any.
         windows: name of the module that pads between that LayerNorm and the layer, if any.
+        block: name of the Swin block, patch merging or patch embedding it belongs to, if any.
+        is_merging: whether it is the reduction of patch merging.
     """
 
     name: str
@@ -33,6 +35,8 @@ class Site:
     roles: tuple[str, ...]
     norm: str | None = None
     windows: str | None = None
+    block: str | None = None
+    is_merging: bool = False
 
 
 def find_sites(model: nn.Module, scope: str) -> tuple[list[Site], list[tuple[str, str]]]:
@@ -54,12 +58,13 @@ def find_sites(model: nn.Module, scope: str) -> tuple[list[Site], list[tuple[str
             f'the model is quantized already ({len(quantized)} layers, e.g. {quantized[0]}); '
             'quantize a freshly loaded float model instead'
         )
-    inputs = _named_inputs(modules)
+    inputs, blocks = _named_inputs(modules), _blocks(modules)
     sites, left_float = [], []
     for name, module in modules.items():
         if is_window_attention(module):
-            sites.append(Site(f'{name}.query_key', 'matmul', ('query', 'key')))
-            sites.append(Site(f'{name}.probability_value', 'matmul', ('post_softmax', 'value')))
+            block = _enclosing(name, blocks)
+            sites.append(Site(f'{name}.query_key', 'matmul', ('query', 'key'), block=block))
+            sites.append(Site(f'{name}.probability_value', 'matmul', ('post_softmax', 'value'), block=block))
         if not isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
             continue
         kind = 'linear' if isinstance(module, nn.Linear) else 'conv'
@@ -68,10 +73,29 @@ def find_sites(model: nn.Module, scope: str) -> tuple[list[Site], list[tuple[str
         if reason is None and scope == 'linears' and kind == 'conv' and role != 'image':
             reason = "convolution: outside scope 'linears'"
         if reason is None:
-            sites.append(Site(name, kind, (role,), norm, windows))
+            block = _enclosing(name, blocks)
+            is_merging = block is not None and _is_patch_merging(modules[block])
+            sites.append(Site(name, kind, (role,), norm, windows, block, is_merging))
         else:
             left_float.append((name, reason))
     return sites, left_float
+
+
+def _blocks(modules: dict[str, nn.Module]) -> set[str]:
+    """Return the names of the parts of a Swin that block reconstruction treats as one."""
+    found = {name for name, module in modules.items() if _is_swin_block(module) or _is_patch_merging(module)}
+    for name, module in modules.items():
+        if isinstance(getattr(module, 'patch_embed', None), nn.Module):
+            found.add(f'{name}.patch_embed' if name else 'patch_embed')
+    return found
+
+
+def _enclosing(name: str, blocks: set[str]) -> str | None:
+    while name:
+        if name in blocks:
+            return name
+        name = name.rpartition('.')[0]
+    return None
 
 
 def is_window_attention(module: nn.Module) -> bool:

@@ -5,10 +5,10 @@ import torch
 
 from erq_mm.core.ridge import damping
 from erq_mm.core.rounding import RoundingOptions
-from erq_mm.core.scale_search import search_weight_range
 from erq_mm.core.spec import WEIGHT_PERCENTILES, QuantSpec
 from erq_mm.core.statistics import GramStats, RowStats
-from erq_mm.core.weight_error import halving, reduce_weight_error, round_to_nearest
+from erq_mm.core.weight_error import halving, reduce_weight_error
+from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 
 from .layer_problem import LayerProblem, make_problem
 
@@ -52,11 +52,9 @@ def slow_wqer(problem: LayerProblem, scale, zero_point, max_code: int, lam: floa
 def test_equals_the_slow_reference(kind: type, refine: bool) -> None:
     problem = make_problem(rows=40, inputs=13, outputs=5)
     stats, rtn, lam = _prepare(problem, kind)
-    expected_codes, expected_bias = slow_wqer(problem, rtn.scale, rtn.zero_point, 15, lam, refine)
+    expected_codes, expected_bias = slow_wqer(problem, rtn.grid.scale, rtn.grid.zero_point, 15, lam, refine)
     rounding = RoundingOptions('paper') if refine else None
-    result = reduce_weight_error(
-        rtn, problem.weight, stats.system(lam), stats.count, 15, rounding=rounding, proxy='paper'
-    )
+    result = reduce_weight_error(rtn, problem.weight, stats.system(lam), stats.count, rounding=rounding, proxy='paper')
     assert torch.equal(result.codes, expected_codes)
     torch.testing.assert_close(result.bias, expected_bias)
 
@@ -65,9 +63,8 @@ def _prepare(problem: LayerProblem, kind: type = GramStats, bits: int = 4):
     stats = problem.stats(kind)
     spec = QuantSpec(bits, 'row', percentiles=WEIGHT_PERCENTILES)
     rtn = round_to_nearest(
-        problem.weight, problem.bias, *search_weight_range(problem.weight.float(), spec), spec.max_code
+        problem.weight, problem.bias, fit_weight_grid(problem.weight.float(), spec).to(torch.float64)
     )
-    rtn = type(rtn)(rtn.codes, rtn.scale.double(), rtn.zero_point.double(), rtn.bias)
     return stats, rtn, damping('relative', 0.01, stats.mean_energy(), stats.count)
 
 
@@ -80,13 +77,11 @@ def _error(problem: LayerProblem, quantized) -> float:
 def test_codes_in_range_on_fixed_scales_at_every_bit_width(bits: int) -> None:
     problem = make_problem(inputs=24)
     stats, rtn, lam = _prepare(problem, bits=bits)
-    result = reduce_weight_error(
-        rtn, problem.weight, stats.system(lam), stats.count, 2**bits - 1, rounding=RoundingOptions()
-    )
+    result = reduce_weight_error(rtn, problem.weight, stats.system(lam), stats.count, rounding=RoundingOptions())
     assert torch.equal(result.codes, result.codes.round())
     assert result.codes.min() >= 0
     assert result.codes.max() <= 2**bits - 1
-    assert torch.equal(result.scale, rtn.scale)
+    assert result.grid is rtn.grid
 
 
 def test_every_component_lowers_the_error_on_average() -> None:
@@ -104,7 +99,7 @@ def test_every_component_lowers_the_error_on_average() -> None:
         system, unit = stats.system(lam), _error(problem, rtn)
         total['nearest'] += 1
         for name, options in variants.items():
-            result = reduce_weight_error(rtn, problem.weight, system, stats.count, 15, **options)
+            result = reduce_weight_error(rtn, problem.weight, system, stats.count, **options)
             total[name] += _error(problem, result) / unit
     assert total['nearest'] > max(total['rounding'], total['ridge'])
     assert min(total['rounding'], total['ridge']) > total['paper'] > total['compensated']
@@ -113,7 +108,7 @@ def test_every_component_lowers_the_error_on_average() -> None:
 def test_switched_off_it_is_round_to_nearest() -> None:
     problem = make_problem()
     stats, rtn, lam = _prepare(problem)
-    result = reduce_weight_error(rtn, problem.weight, stats.system(lam), stats.count, 15, rounding=None, ridge=False)
+    result = reduce_weight_error(rtn, problem.weight, stats.system(lam), stats.count, rounding=None, ridge=False)
     assert torch.equal(result.codes, rtn.codes)
     assert torch.equal(result.bias, rtn.bias)
 
@@ -121,8 +116,8 @@ def test_switched_off_it_is_round_to_nearest() -> None:
 def test_a_layer_without_bias_stays_without() -> None:
     problem = make_problem()
     stats, rtn, lam = _prepare(problem)
-    bare = type(rtn)(rtn.codes, rtn.scale, rtn.zero_point, None)
-    assert reduce_weight_error(bare, problem.weight, stats.system(lam), 60, 15, rounding=None).bias is None
+    bare = type(rtn)(rtn.codes, rtn.grid, None)
+    assert reduce_weight_error(bare, problem.weight, stats.system(lam), 60, rounding=None).bias is None
 
 
 @pytest.mark.parametrize('size', [1, 2, 3, 7, 96, 12544])
@@ -138,4 +133,4 @@ def test_unknown_proxy() -> None:
     problem = make_problem()
     stats, rtn, lam = _prepare(problem)
     with pytest.raises(ValueError, match="proxy must be one of .* got 'exact'"):
-        reduce_weight_error(rtn, problem.weight, stats.system(lam), 60, 15, rounding=None, proxy='exact')
+        reduce_weight_error(rtn, problem.weight, stats.system(lam), 60, rounding=None, proxy='exact')

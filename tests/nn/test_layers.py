@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from erq_mm.core.scale_search import search_weight_range
 from erq_mm.core.spec import QuantSpec
-from erq_mm.core.weight_error import round_to_nearest
+from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.nn import QuantConv2d, QuantLinear, QuantMatMul, layers
 from erq_mm.nn.layers import why_not_quantizable
 
@@ -40,7 +39,7 @@ def test_installed_weight_is_on_its_grid_and_its_codes_come_back() -> None:
     layer = QuantLinear(nn.Linear(20, 6), W, A)
     matrix = layer.weight_matrix().clone()
     assert not layer.has_quantized_weight
-    quantized = round_to_nearest(matrix, layer.bias.detach(), *search_weight_range(matrix, W), W.max_code)
+    quantized = round_to_nearest(matrix, layer.bias.detach(), fit_weight_grid(matrix, W))
     layer.install_(quantized)
     codes = layer.weight / layer.weight_scale + layer.weight_zero_point
     torch.testing.assert_close(codes, quantized.codes)

@@ -58,8 +58,8 @@ def _observer(name: str, quantizer: Quantizer, histogram: Histogram) -> Callable
 def _fit_site(state: SiteState) -> None:
     for index, (quantizer, spec) in enumerate(zip(state.quantizers(), state.input_specs, strict=True)):
         histogram = state.histograms[index]
-        if histogram.is_empty and spec.grid == 'uniform':
+        if histogram.is_empty and not quantizer.ignores_zeros:
             state.report.note = 'no calibration rows: input left float, weights rounded to nearest'
             state.report.a_bits = None
-        elif spec.granularity != 'channel':
+        elif spec.granularity != 'channel' or spec.grid != 'uniform':
             quantizer.fit(histogram)

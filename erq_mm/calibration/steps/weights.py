@@ -2,10 +2,11 @@
 
 import torch
 
+from ...core import gptq as gptq_core
 from ...core.activation_error import correct_activation_error, corrected_mse
 from ...core.rounding import RoundingOptions
-from ...core.scale_search import search_weight_range
-from ...core.weight_error import reduce_weight_error, round_to_nearest
+from ...core.weight_error import reduce_weight_error
+from ...core.weight_grid import fit_weight_grid, round_to_nearest
 from ..state import SiteState
 
 
@@ -28,10 +29,8 @@ def aqer(state: SiteState, lam_mode: str = 'relative', lam: float = 0.1) -> None
 
 
 def fit_weights(state: SiteState) -> None:
-    """Choose scale and zero point per output row, and round to nearest."""
-    spec = state.layer.weight_spec
-    scale, zero_point = search_weight_range(state.weight, spec)
-    state.quantized = round_to_nearest(state.weight, state.bias, scale, zero_point, spec.max_code)
+    """Choose the grid of the weight, and round to nearest."""
+    state.quantized = round_to_nearest(state.weight, state.bias, fit_weight_grid(state.weight, state.layer.weight_spec))
 
 
 def wqer(
@@ -53,13 +52,22 @@ def wqer(
         state.weight,
         state.system(lam_mode, lam),
         state.stats.count,
-        state.layer.weight_spec.max_code,
         rounding=options,
         ridge=ridge,
         proxy=proxy,
     )
     state.quantized = quantized
     state.record('wqer')
+
+
+def gptq(state: SiteState, damping: float = 0.01, act_order: bool = False) -> None:
+    """Quantize column by column with compensation (GPTQ), on the grid of `fit_weights`."""
+    if not _has_rows(state):
+        return
+    state.quantized = gptq_core.gptq(
+        state.quantized, state.weight, state.stats.input_gram(), damping=damping, act_order=act_order
+    )
+    state.record('gptq')
 
 
 def check_weight(state: SiteState) -> None:

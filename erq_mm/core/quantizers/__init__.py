@@ -8,9 +8,9 @@ from .uniform import UniformQuantizer
 QUANTIZERS: dict[str, type[Quantizer]] = {'uniform': UniformQuantizer, 'log_sqrt2': LogSqrt2Quantizer}
 
 
-def build_quantizer(spec: QuantSpec) -> Quantizer:
-    """Return the unfitted quantizer of a spec."""
-    return QUANTIZERS[spec.grid](spec)
+def build_quantizer(spec: QuantSpec, channels: int = 1) -> Quantizer:
+    """Return the unfitted quantizer of a spec, for inputs whose last dimension (of images: second) is `channels`."""
+    return QUANTIZERS[spec.grid](spec, channels)
 
 
 __all__ = ['QUANTIZERS', 'LogSqrt2Quantizer', 'Quantizer', 'UniformQuantizer', 'build_quantizer']

@@ -1,6 +1,7 @@
 """What every activation quantizer has in common: a spec, fitted buffers, and an off switch."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -13,16 +14,29 @@ class Quantizer(nn.Module, ABC):
     """Float tensor in, fake-quantized tensor out; the identity until it is fitted and switched on.
 
     The fitted parameters are buffers of known shape, so that a checkpoint can be loaded into a fresh model. A scale of
-    zero means "not fitted"; loading a fitted state switches the quantizer on.
+    zero means "not fitted"; loading a fitted state switches the quantizer on. Grids with further parameters register
+    further buffers.
+
+    Args:
+        spec: bits, grid and range rule.
+        channels: size of the last dimension of the inputs; only grids with a parameter per channel use it.
+
+    Attributes:
+        ignores_zeros: whether `observe` leaves zeros out because they are exact whatever the parameters are.
+        offset: added to the values before the scale acts on them: Q(x) = s Q_1((x + offset) / s) - offset.
+        learner: what a reconstruction puts in the place of `fake_quantize` (see `learning.Learner`), else None.
     """
 
+    ignores_zeros = False
+    offset = 0.0
     scale: Tensor
     zero_point: Tensor
 
-    def __init__(self, spec: QuantSpec) -> None:
+    def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.channels = spec, channels
         self.is_active = False
+        self.learner: Callable[[Tensor], Tensor] | None = None
         self.register_buffer('scale', torch.zeros(()))
         self.register_buffer('zero_point', torch.zeros(()))
 
@@ -43,6 +57,10 @@ class Quantizer(nn.Module, ABC):
     def fake_quantize(self, x: Tensor) -> Tensor:
         """Return `x` rounded to the grid, in the shape and dtype of `x`; does not change `x`."""
 
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """Return the smallest and the largest value of the grid; beyond them values are clipped."""
+
     def set_parameters(self, scale: Tensor | float, zero_point: Tensor | float = 0.0) -> None:
         """Store fitted parameters (scalars) in the buffers."""
         self.scale.fill_(float(scale))
@@ -53,7 +71,9 @@ class Quantizer(nn.Module, ABC):
         """Recompute what is derived from the buffers; called whenever they change."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fake_quantize(x) if self.is_active else x
+        if not self.is_active:
+            return x
+        return self.fake_quantize(x) if self.learner is None else self.learner(x)
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: object) -> None:
         super()._load_from_state_dict(state_dict, prefix, *args)

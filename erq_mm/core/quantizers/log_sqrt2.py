@@ -16,6 +16,11 @@ SMALLEST_EXPONENT = -40.0  # values below 2**-40 are zero to every bit-width tha
 class LogSqrt2Quantizer(Quantizer):
     """Codes 0..2**b - 1 stand for s 2**(-q/2); smaller values become exactly zero, larger ones become s."""
 
+    ignores_zeros = True  # masked attention
+
+    def bounds(self) -> tuple[float, float]:
+        return 0.0, 2.0**self._log2_scale
+
     def refresh(self) -> None:
         self._log2_scale = math.log2(float(self.scale)) if self.scale > 0 else 0.0
         # halfway, in the exponent, between the smallest value of the grid and the next one below it

@@ -25,6 +25,9 @@ class UniformQuantizer(Quantizer):
         # Python numbers: reading a buffer in every forward would stop a GPU
         self._scale, self._zero_point = float(self.scale), float(self.zero_point)
 
+    def bounds(self) -> tuple[float, float]:
+        return -self._zero_point * self._scale, (self.spec.max_code - self._zero_point) * self._scale
+
     def observe(self, x: Tensor, histogram: Histogram) -> None:
         histogram.update(x.reshape(-1, x.shape[-1]).T if histogram.num_channels > 1 else x.reshape(1, -1))
 

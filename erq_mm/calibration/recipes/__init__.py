@@ -1,0 +1,46 @@
+"""Recipes by name: a published method is a recipe, not a code path."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .base import Recipe
+from .closed_form import REPQ_ACTIVATIONS, erq, erq_tpami, gptq, repq, rtn
+
+RECIPES: dict[str, Callable[..., Recipe]] = {
+    'rtn': rtn,
+    'repq': repq,
+    'gptq': gptq,
+    'erq': erq,
+    'erq_tpami': erq_tpami,
+}
+RecipeLike = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Recipe
+
+
+def resolve_recipe(recipe: RecipeLike) -> Recipe:
+    """Return the recipe meant by a name, by `{'type': name, option: value}`, or by a list of steps.
+
+    A list of steps gets the quantizers of RepQ-ViT.
+
+    Raises:
+        ValueError: unknown name or option, with those that exist.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    if isinstance(recipe, str):
+        recipe = {'type': recipe}
+    if isinstance(recipe, Mapping):
+        options = dict(recipe)
+        name = options.pop('type', None)
+        if name not in RECIPES:
+            raise ValueError(f'unknown recipe {name!r}; recipes are {sorted(RECIPES)}')
+        try:
+            return RECIPES[name](**options)
+        except TypeError as error:
+            raise ValueError(f'recipe {name!r} with options {options}: {error}') from error
+    steps = tuple(dict(step) for step in recipe)
+    reparameterized = any(step.get('type') == 'reparameterize' for step in steps)
+    activations = REPQ_ACTIVATIONS if reparameterized else {'post_softmax': REPQ_ACTIVATIONS['post_softmax']}
+    return Recipe('custom', steps=steps, activations=activations)
+
+
+__all__ = ['RECIPES', 'Recipe', 'RecipeLike', 'resolve_recipe']

@@ -1,0 +1,59 @@
+"""What a recipe is: an ordered list of steps and a quantizer per role."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...core.spec import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
+from ...nn.structure import ROLES, Site
+
+IMAGE_BITS = 8  # the normalised image is quantized to 8 bits in all published protocols
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps in order, each `{'type': name, option: value}`, and what quantizers look like apart from their bits.
+
+    Attributes:
+        activations: role -> fields of `QuantSpec`; roles not named get a per-tensor uniform quantizer.
+        weight: fields of `QuantSpec` of all weights.
+        weights: role of the input -> further fields of `QuantSpec`, for the weights behind inputs of that role; patch
+            merging is not meant by `post_norm` here.
+        images: the least number of calibration images the recipe works with.
+    """
+
+    name: str
+    steps: tuple[Mapping[str, Any], ...]
+    activations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    weight: Mapping[str, Any] = field(default_factory=lambda: {'percentiles': WEIGHT_PERCENTILES})
+    weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    images: int = 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted((set(self.activations) | set(self.weights)) - set(ROLES))
+        if unknown:
+            raise ValueError(f'recipe {self.name!r}: unknown roles {unknown}; roles are {list(ROLES)}')
+        types = [step.get('type') for step in self.steps]
+        channelwise = [
+            r
+            for r, spec in self.activations.items()
+            if spec.get('granularity') == 'channel' and spec.get('grid', 'uniform') == 'uniform'
+        ]
+        if channelwise and 'reparameterize' not in types:
+            raise ValueError(
+                f"recipe {self.name!r}: roles {channelwise} are fitted per channel: add the step 'reparameterize'"
+            )
+
+    def input_spec(self, role: str, a_bits: int) -> QuantSpec:
+        """Return the spec of an activation quantizer."""
+        bits = IMAGE_BITS if role == 'image' else a_bits
+        return QuantSpec(**{'bits': bits, 'percentiles': ACTIVATION_PERCENTILES} | dict(self.activations.get(role, {})))
+
+    def weight_spec(self, site: Site, w_bits: int) -> QuantSpec:
+        """Return the spec of a weight quantizer."""
+        further = {} if site.is_merging else self.weights.get(site.roles[0], {})
+        return QuantSpec(**{'bits': w_bits, 'granularity': 'row'} | dict(self.weight) | dict(further))
+
+    def with_images(self, images: int) -> 'Recipe':
+        """Return the recipe asking for at least `images` calibration images."""
+        return replace(self, images=images)

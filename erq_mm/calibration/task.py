@@ -1,0 +1,127 @@
+"""What calibration may ask of its images: forwards always; a loss or dense predictions where a method needs them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Predictions = tuple[Tensor, ...]
+
+
+class CalibrationTask(ABC):
+    """Calibration images, run through a model one at a time; called with the model it runs all of them.
+
+    The first run is of the float model, and may be remembered: later ones must send the same rows through every layer.
+    """
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def forward(self, model: nn.Module, index: int) -> None:
+        """Run one image."""
+
+    def identity(self) -> list[Any]:
+        """Return what tells these images from others (ids), to recognise results that were computed with them."""
+        return [len(self)]
+
+    def __call__(self, model: nn.Module) -> None:
+        for index in range(len(self)):
+            self.forward(model, index)
+
+
+@runtime_checkable
+class HasLoss(Protocol):
+    """A task with the model's own loss, for methods that weigh errors by gradients."""
+
+    def loss(self, model: nn.Module, index: int) -> Tensor:
+        """Return the loss of one image, a scalar with gradients, against what the float model predicts."""
+
+
+@runtime_checkable
+class HasPredictions(Protocol):
+    """A task with dense predictions, for methods that compare the quantized model's outputs with the float model's."""
+
+    def predict(self, model: nn.Module, index: int) -> Predictions:
+        """Return the dense predictions of one image, with gradients where they are enabled."""
+
+    def divergence(self, predictions: Predictions, reference: Predictions) -> Tensor:
+        """Return how far `predictions` are from those of the float model, a scalar >= 0."""
+
+
+class FunctionTask(CalibrationTask):
+    """A plain function that runs all calibration forwards, as one image."""
+
+    def __init__(self, run_calibration: Callable[[nn.Module], Any]) -> None:
+        self.run_calibration = run_calibration
+
+    def __len__(self) -> int:
+        return 1
+
+    def forward(self, model: nn.Module, index: int) -> None:
+        self.run_calibration(model)
+
+
+class ClassifierTask(CalibrationTask):
+    """Batches of inputs of a model that returns logits, (batch, classes).
+
+    The loss is the cross-entropy against the classes that the float model predicts; predictions are the logits.
+
+    Args:
+        batches: what the model is called with, one tensor each.
+        temperature: of the divergence KL(softmax(reference / T) || softmax(logits / T)).
+    """
+
+    def __init__(self, batches: Sequence[Tensor], temperature: float = 1.0) -> None:
+        if not batches:
+            raise ValueError('calibration needs at least one batch, got none')
+        self.batches, self.temperature = list(batches), temperature
+        self._classes: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def forward(self, model: nn.Module, index: int) -> None:
+        logits = model(self.batches[index])
+        self._classes.setdefault(index, logits.detach().argmax(-1))
+
+    def loss(self, model: nn.Module, index: int) -> Tensor:
+        logits = model(self.batches[index])
+        classes = self._classes.setdefault(index, logits.detach().argmax(-1))
+        return F.cross_entropy(logits.flatten(0, -2), classes.flatten())
+
+    def predict(self, model: nn.Module, index: int) -> Predictions:
+        return (model(self.batches[index]),)
+
+    def divergence(self, predictions: Predictions, reference: Predictions) -> Tensor:
+        log_p, log_q = (t[0].div(self.temperature).log_softmax(-1) for t in (reference, predictions))
+        return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+
+
+def as_task(run_calibration: Callable[[nn.Module], Any]) -> CalibrationTask:
+    """Return a task as it is, and any other function wrapped."""
+    return run_calibration if isinstance(run_calibration, CalibrationTask) else FunctionTask(run_calibration)
+
+
+def check_task(task: CalibrationTask, needs: set[str], recipe: str, images: int) -> None:
+    """Raise ValueError if `task` lacks what a recipe needs.
+
+    Args:
+        needs: of 'loss' and 'predictions'.
+        images: the least number of images; a plain function's are not counted.
+    """
+    for need, protocol in (('loss', HasLoss), ('predictions', HasPredictions)):
+        if need in needs and not isinstance(task, protocol):
+            raise ValueError(
+                f'recipe {recipe!r} needs the {need} of the model, and {type(task).__name__} gives none: pass '
+                'quantize_ a task with them (erq_mm.ClassifierTask for logits; detectors get theirs from ERQHook), or '
+                'choose a recipe without'
+            )
+    if not isinstance(task, FunctionTask) and len(task) < images:
+        raise ValueError(
+            f'recipe {recipe!r} asks for at least {images} calibration images and gets {len(task)}: raise '
+            f"calibration.num_images, or lower the recipe's option `images`"
+        )

@@ -1,0 +1,73 @@
+"""What a quantizer does while a reconstruction trains through it: straight-through gradients, learned scale, dropping.
+
+Every grid of this package is scale-equivariant, Q_s(x) = s Q_1(x / s), so one rule gives the gradient to the scale of
+all of them (for the affine grid it is that of LSQ).
+"""
+
+import torch
+from torch import Tensor
+
+from .base import Quantizer
+
+
+class StraightThrough(torch.autograd.Function):
+    """Passes x_q on, with the gradients of a rounding whose residual is constant.
+
+    Inside the range [low, high] of the grid, d x_q / d x = 1 and d x_q / d s = (x_q - x) / s; outside, 0 and x_q / s.
+    With an offset, both x and x_q are measured from -offset, where the scale has its fixed point.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, x_q: Tensor, low: float, high: float, offset: float) -> Tensor:
+        ctx.save_for_backward(x, x_q, scale)
+        ctx.low, ctx.high, ctx.offset = low, high, offset
+        return x_q
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):
+        x, x_q, scale = ctx.saved_tensors
+        inside = (x >= ctx.low) & (x <= ctx.high)
+        to_x = gradient * inside
+        to_scale = None
+        if ctx.needs_input_grad[1]:
+            moved = torch.where(inside, x_q - x, x_q + ctx.offset)
+            to_scale = (gradient * moved).sum() / scale
+        return to_x, to_scale, None, None, None, None
+
+
+class Learner:
+    """Stands in for `fake_quantize` of one quantizer while its unit is reconstructed.
+
+    Args:
+        quantizer: fitted and active.
+        learn_scale: whether the scale is trained.
+        drop: probability with which an element stays unquantized (QDrop).
+        generator: of the dropping, on the CPU; the same seed gives the same masks on every device.
+    """
+
+    def __init__(
+        self, quantizer: Quantizer, learn_scale: bool, drop: float = 0.0, generator: torch.Generator | None = None
+    ) -> None:
+        self.quantizer, self.drop, self.generator = quantizer, drop, generator
+        self.scale = quantizer.scale.detach().clone().requires_grad_(learn_scale)
+        self.smallest = float(quantizer.scale) * 1e-3
+
+    def __call__(self, x: Tensor) -> Tensor:
+        quantizer = self.quantizer
+        with torch.no_grad():
+            x_q = quantizer.fake_quantize(x.detach())
+        y = StraightThrough.apply(x, self.scale, x_q, *quantizer.bounds(), quantizer.offset)
+        if self.drop:
+            return torch.where(self._mask(x.shape, x.device), x, y)
+        return y
+
+    def _mask(self, shape: torch.Size, device: torch.device) -> Tensor:
+        return (torch.rand(shape, generator=self.generator) < self.drop).to(device)
+
+    @torch.no_grad()
+    def synchronize(self) -> None:
+        """Put the trained scale into the quantizer; call after every optimizer step."""
+        if self.scale.requires_grad:
+            self.scale.clamp_(min=self.smallest)
+            self.quantizer.scale.copy_(self.scale)
+            self.quantizer.refresh()
