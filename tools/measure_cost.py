@@ -35,7 +35,7 @@ from erq_mm.calibration.memory import process_peak_bytes
 from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
 from erq_mm.calibration.recipes import repq, resolve_recipe
 from erq_mm.calibration.steps import MODEL_STEPS
-from erq_mm.engine.detector import calibration_forward
+from erq_mm.engine.detector import DetectorTask
 from erq_mm.engine.evaluation import load_config
 
 CONFIG = 'mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py'
@@ -141,7 +141,7 @@ def seconds_of(function: Any, *arguments: Any) -> float:
 
 def quantize(model: nn.Module, images: list[dict[str, Any]], args: argparse.Namespace) -> erq_mm.Report:
     """Calibrate as the hook does."""
-    run = calibration_forward(images, with_masks=args.scope == 'all', progress=None)
+    run = DetectorTask(images, with_masks=args.scope == 'all', progress=None)
     return erq_mm.quantize_(model, run, args.recipe, args.w_bits, args.a_bits, args.scope)
 
 

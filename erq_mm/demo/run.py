@@ -1,6 +1,7 @@
 """Evaluate a detector float and with several recipes, in one process, and show the results as a table and pictures."""
 
 import contextlib
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,10 @@ BOX, MASK = 'coco/bbox_mAP', 'coco/segm_mAP'
 
 @dataclass
 class Evaluation:
-    """The outcome of one run: AP in percent, the quantization's report (None for float), and kept predictions."""
+    """The outcome of one run: AP in percent, the quantization's report (None for float), and kept predictions.
+
+    An AP is NaN where the config does not evaluate it, or where not a single object was detected.
+    """
 
     name: str
     box_ap: float
@@ -78,4 +82,5 @@ def evaluate(
                 hook.shared_progress = progress
         metrics = runner.test()
     report = next((hook.report for hook in runner.hooks if hasattr(hook, 'shared_progress')), None)
-    return Evaluation(name, 100 * metrics[BOX], 100 * metrics[MASK], report, shown.samples)
+    box, mask = (100 * metrics.get(key, math.nan) for key in (BOX, MASK))
+    return Evaluation(name, box, mask, report, shown.samples)

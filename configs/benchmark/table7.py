@@ -1,0 +1,13 @@
+"""Table 7 of the paper: the number of calibration images. Three draws of the images each.
+
+python tools/benchmark.py configs/benchmark/table7.py --out docs/results
+"""
+
+title = 'Number of calibration images (paper: Table 7)'
+recipes = ['repq', 'erq']
+images = [1, 4, 16, 64]
+seeds = [0, 1, 2]
+baseline = 'repq'
+figures = ['curve']
+curve = dict(label='calibration images', log=True)
+published = 'images'

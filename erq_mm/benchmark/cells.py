@@ -1,0 +1,105 @@
+"""A cell of a grid: one detector, quantized one way or analysed, and the files its result lives in."""
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..calibration.recipes import RecipeLike, resolve_recipe
+from .detectors import Detector
+from .storage import digest_of
+
+FORMAT = 1
+KINDS = ('accuracy', 'operations', 'distributions', 'proxy')
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What is run.
+
+    Attributes:
+        kind: `accuracy` (evaluate; without a recipe, the float detector) or an analysis of `KINDS`.
+        recipe: a name, a dict with options, or a list of steps; None for the float detector.
+        w_bits, a_bits, images, seed, scope: of the quantization; not used without a recipe.
+    """
+
+    kind: str
+    detector: Detector
+    recipe: RecipeLike | None = field(default=None, hash=False)
+    w_bits: int = 32
+    a_bits: int = 32
+    images: int = 1
+    seed: int = 0
+    scope: str = 'linears'
+
+    def decisive(self) -> dict[str, Any]:
+        """Return everything that decides the result, the code itself aside (`provenance.code_digest`)."""
+        values: dict[str, Any] = {'format': FORMAT, 'kind': self.kind, 'detector': self.detector.digest()}
+        if self.recipe is not None:
+            values['recipe'] = dataclasses.asdict(resolve_recipe(self.recipe))
+            values['recipe'].pop('note', None)  # says something, decides nothing
+        if self.recipe is not None or self.kind != 'accuracy':
+            values |= {key: getattr(self, key) for key in ('w_bits', 'a_bits', 'images', 'seed', 'scope')}
+        return values
+
+    @property
+    def name(self) -> str:
+        """Readable, not unique."""
+        if self.recipe is None:
+            what = 'float' if self.kind == 'accuracy' else self.kind
+            return f'{self.detector.name}_{what}'
+        bits = f'w{self.w_bits}a{self.a_bits}'
+        return f'{self.detector.name}_{_recipe_name(self.recipe)}_{bits}_{self.images}img_seed{self.seed}_{self.scope}'
+
+    @property
+    def key(self) -> str:
+        """Readable and unique: what its files are called."""
+        return f'{self.name}-{digest_of(self.decisive())[:10]}'
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> 'Cell':
+        """Undo `to_dict`."""
+        detector = values['detector']
+        restored = Detector(**detector | {'options': tuple(detector['options'])})
+        return cls(**values | {'detector': restored})
+
+
+def _recipe_name(recipe: RecipeLike) -> str:
+    if isinstance(recipe, str):
+        return recipe
+    if not isinstance(recipe, dict):
+        return 'steps'
+    options = [f'{key}={value}' for key, value in recipe.items() if key != 'type']
+    return re.sub(r'[^\w=.+-]', '', '-'.join([str(recipe['type']), *options]))[:80]
+
+
+class Store:
+    """The folder of the cells: `KEY.json` is a result, `KEY.npz` its arrays, `KEY.log` what its process printed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+
+    def path(self, cell: Cell, suffix: str = '.json') -> Path:
+        """Return where a file of a cell is or will be."""
+        return self.folder / f'{cell.key}{suffix}'
+
+    def is_done(self, cell: Cell) -> bool:
+        """Whether the result is there; its JSON is written last."""
+        return self.path(cell).is_file()
+
+    def read(self, cell: Cell) -> dict[str, Any] | None:
+        """Return the result, or None."""
+        return json.loads(self.path(cell).read_text()) if self.is_done(cell) else None
+
+    def arrays(self, cell: Cell) -> dict[str, np.ndarray]:
+        """Return the arrays of a result."""
+        with np.load(self.path(cell, '.npz')) as stored:
+            return dict(stored)

@@ -1,0 +1,155 @@
+"""Tables of a study: one per detector, as plain texts that console, Markdown and HTML share; and all cells as CSV."""
+
+import csv
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from rich.table import Table as RichTable
+
+from .bootstrap import Interval
+from .published import Published
+from .results import Row, baseline_row
+from .study import FLOAT, Study
+
+NOTHING = ''
+
+
+@dataclass
+class Table:
+    """A heading, columns and rows of texts, and notes below."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a column needs besides its row."""
+
+    study: Study
+    rows: list[Row]
+
+
+def _interval(value: Interval | None, signed: bool = False) -> str:
+    if value is None:
+        return NOTHING
+    form = '{:+.1f}' if signed else '{:.1f}'
+    numbers = [form.format(round(v, 1) + 0.0) for v in (value.value, value.low, value.high)]
+    return f'{numbers[0]} [{numbers[1]}, {numbers[2]}]'
+
+
+def _difference(task: str) -> Callable[[Row, Context], str]:
+    def text(row: Row, context: Context) -> str:
+        baseline = baseline_row(context.study, context.rows, row)
+        if baseline is None or baseline is row or row.label == FLOAT:
+            return NOTHING
+        return _interval(row.difference(baseline, task), signed=True)
+
+    return text
+
+
+def _number(value: float | None, form: str = '.2f') -> str:
+    return NOTHING if value is None else format(value, form)
+
+
+def _size(row: Row, _: Context) -> str:
+    if not row.reports:
+        return NOTHING
+    return f'{row.size_mb:.2f} / {row.reports[0]["float_size_bytes"] / 2**20:.2f}'
+
+
+COLUMNS: dict[str, tuple[str, Callable[[Row, Context], str]]] = {
+    'box': ('box AP', lambda row, _: _interval(row.ap('box'))),
+    'mask': ('mask AP', lambda row, _: _interval(row.ap('mask'))),
+    'box_difference': ('box AP - {baseline}', _difference('box')),
+    'mask_difference': ('mask AP - {baseline}', _difference('mask')),
+    'seconds': ('calibration, s', lambda row, _: _number(row.seconds, '.1f')),
+    'memory': ('calibration peak, MB', lambda row, _: _number(row.memory_mb, '.0f')),
+    'size': ('quantized layers, MB / as float32', _size),
+    'operations': ('bit operations, 10^9', lambda row, _: _number(row.giga_bit_operations, ',.0f')),
+}
+
+
+def study_tables(study: Study, rows: list[Row]) -> list[Table]:
+    """Return one table per detector; rows that were not measured yet are absent, and a note says how many."""
+    return [_detector_table(study, rows, detector) for detector in study.detectors if study.recipes]
+
+
+def _detector_table(study: Study, all_rows: list[Row], detector: object) -> Table:
+    rows = [row for row in all_rows if row.detector == detector]
+    context, published = Context(study, all_rows), Published(study.published, detector.name)
+    keys = _keys(study)
+    headings = [COLUMNS[column][0].format(baseline=study.baseline) for column in study.columns]
+    texts = [
+        [
+            *(str(getattr(row, key)) if getattr(row, key) is not None else NOTHING for key in keys.values()),
+            *(COLUMNS[column][1](row, context) for column in study.columns),
+            *published.values(row.attributes),
+        ]
+        for row in rows
+    ]
+    notes = [_interval_note(study), _load_note(study, rows), *published.notes(), *_missing_note(study, rows)]
+    return Table(detector.title, [*keys, *headings, *published.headings], texts, [note for note in notes if note])
+
+
+def _keys(study: Study) -> dict[str, str]:
+    """Return heading -> attribute of what tells rows apart."""
+    keys = {'recipe': 'label', 'bits': 'bits'}
+    if len(study.images) > 1:
+        keys['images'] = 'images'
+    if len(study.scopes) > 1:
+        keys['scope'] = 'scope'
+    return keys
+
+
+def _interval_note(study: Study) -> str:
+    if not {'box', 'mask', 'box_difference', 'mask_difference'} & set(study.columns):
+        return ''
+    seeds = f', mean of seeds {list(study.seeds)}' if len(study.seeds) > 1 else ''
+    return (
+        f'AP in percent [95 % bootstrap interval over test images]{seeds}; differences are paired: both sides on the '
+        'same resampled images.'
+    )
+
+
+def _load_note(study: Study, rows: list[Row]) -> str:
+    """Return a warning about times that other processes have stretched."""
+    jobs = sorted({result['provenance']['jobs'] for row in rows for result in row.results if result['report']})
+    if 'seconds' not in study.columns or not jobs or jobs == [1]:
+        return ''
+    return f'Seconds were measured with {" or ".join(map(str, jobs))} cells side by side, which stretches them.'
+
+
+def _missing_note(study: Study, rows: list[Row]) -> list[str]:
+    expected = 1 + len(study.recipes) * len(study.bits) * len(study.images) * len(study.scopes)
+    return [f'{expected - len(rows)} of {expected} rows are not measured yet.'] if len(rows) < expected else []
+
+
+def console_table(table: Table, title: str) -> RichTable:
+    """Return the table for the terminal."""
+    shown = RichTable(title=f'{title}: {table.title}', caption='\n'.join(table.notes), caption_justify='left')
+    for index, column in enumerate(table.columns):
+        shown.add_column(column, justify='left' if index == 0 else 'right')
+    for row in table.rows:
+        shown.add_row(*(text.replace('[', '\\[') for text in row))
+    return shown
+
+
+def cells_csv(study: Study, rows: list[Row]) -> str:
+    """Return every number of the rows, one line per row, with a header."""
+    output = io.StringIO()
+    intervals = [f'{task}_ap{part}' for task in ('box', 'mask') for part in ('', '_low', '_high')]
+    numbers = ('seconds', 'memory_mb', 'size_mb', 'giga_bit_operations')
+    writer = csv.writer(output, lineterminator='\n')
+    writer.writerow(['detector', 'recipe', 'label', 'bits', 'images', 'scope', 'seeds', *intervals, *numbers, 'commit'])
+    for row in rows:
+        found = [row.ap(task) for task in ('box', 'mask')]
+        aps = [value for ap in found for value in ((ap.value, ap.low, ap.high) if ap else (None,) * 3)]
+        commits = sorted({result['provenance']['commit'] for result in row.results})
+        identity = [row.detector.name, row.recipe, row.label, row.bits, row.images, row.scope, len(row.results)]
+        values = [*aps, *(getattr(row, name) for name in numbers)]
+        writer.writerow([*identity, *('' if v is None else round(v, 4) for v in values), ' '.join(commits)])
+    return output.getvalue()

@@ -1,0 +1,129 @@
+"""Grid files: what they expand to, and errors that name the thing, its value and the way out before any cell runs."""
+
+from pathlib import Path
+
+import pytest
+
+from erq_mm.benchmark.detectors import Detector
+from erq_mm.benchmark.published import TABLES, Published
+from erq_mm.benchmark.study import build_study, load_study
+
+from ..conftest import ROOT
+
+SHIPPED = sorted((ROOT / 'configs/benchmark').glob('*.py'))
+
+
+def build(**values: object) -> object:
+    return build_study('test', {'recipes': ['rtn', 'repq'], 'detectors': ['mask']} | values, ROOT)
+
+
+@pytest.mark.parametrize(
+    ('values', 'parts'),
+    [
+        ({'recipies': ['rtn']}, ["'recipies'", "did you mean 'recipes'"]),
+        ({'recipes': ['repqq']}, ["'repqq'", "did you mean 'repq'", "'rtn'"]),
+        ({'recipes': [{'type': 'erq', 'lamda': 1.0}]}, ['lamda']),
+        ({'recipes': [{'type': 'erq', 'rounding': 'upwards'}]}, ['upwards', 'greedy']),
+        ({'recipes': [{'type': 'erq', 'rounding': 'released', 'k': 3}]}, ['released', 'k=3']),
+        ({'recipes': [{'steps': [{'type': 'fit_weight'}], 'label': 'mine'}]}, ["'fit_weight'"]),
+        ({'recipes': ['rtn', {'type': 'rtn'}]}, ["'rtn'", 'twice', 'label']),
+        ({'recipes': []}, ['nothing to run']),
+        ({'bits': ['W9A4']}, ['W9A4', '9']),
+        ({'bits': ['4,4']}, ["'4,4'", 'W4A4']),
+        ({'bits': 'W4A4'}, ["'W4A4'", 'list']),
+        ({'bits': []}, ['bits is empty']),
+        ({'images': [0]}, ['positive', '0']),
+        ({'images': [True]}, ['True']),
+        ({'seeds': [-1]}, ['-1']),
+        ({'scopes': ['linear']}, ["'linear'", "'linears'"]),
+        ({'detectors': ['mask', 'mask']}, ["'mask'", 'twice']),
+        ({'detectors': ['masc']}, ["'masc'", "did you mean 'mask'"]),
+        ({'detectors': [{'config': 'a.py'}]}, ['checkpoint']),
+        ({'detectors': [{'config': 'a', 'checkpoint': 'b', 'options': ['x']}]}, ['key=value', "'x'"]),
+        ({'baseline': 'erq'}, ["'erq'", 'float']),
+        ({'columns': ['boxes']}, ["'boxes'", "'box'"]),
+        ({'figures': ['curves']}, ["'curves'", "'curve'"]),
+        ({'analyses': ['proxies']}, ["'proxies'", "'proxy'"]),
+        ({'published': 'cocos'}, ["'cocos'", "'coco'"]),
+        ({'curve': {'labell': 'k'}}, ["'labell'", "'label'"]),
+    ],
+)
+def test_bad_grids_are_refused(values: dict, parts: list[str]) -> None:
+    with pytest.raises(ValueError) as raised:
+        build(**values)
+    assert all(part in str(raised.value) for part in parts), str(raised.value)
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    config = str(ROOT / 'configs/shapes/mask-rcnn_swin-mini_shapes.py')
+    with pytest.raises(FileNotFoundError, match='nowhere.pth'):
+        build(detectors=[{'config': config, 'checkpoint': 'nowhere.pth'}])
+    with pytest.raises(FileNotFoundError, match='nowhere.py'):
+        build(detectors=[{'config': 'nowhere.py', 'checkpoint': 'nowhere.pth'}])
+    with pytest.raises(FileNotFoundError, match='configs/benchmark'):
+        load_study(tmp_path / 'nowhere.py', {}, ROOT)
+
+
+def test_too_few_images_for_a_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('erq_mm.benchmark.choices.least_images', lambda choice: 8 if choice.label == 'repq' else 1)
+    with pytest.raises(ValueError, match=r"'repq' needs at least 8 calibration images and the .* images=\[4, 16\]"):
+        build(images=[4, 16])
+    assert build(images=[8, 16]).images == (8, 16)
+
+
+def test_errors_name_the_grid_file(tmp_path: Path) -> None:
+    (tmp_path / 'mine.py').write_text("recipes = ['rtn']\nbit = ['W4A4']\n")
+    with pytest.raises(ValueError, match=r"mine.py: unknown key 'bit', did you mean 'bits'"):
+        load_study(tmp_path / 'mine.py', {}, ROOT)
+
+
+def test_a_grid_is_the_product_of_its_lists_led_by_float() -> None:
+    study = build(bits=['W4A4', 'W3A8'], images=[1, 2, 4], seeds=[0, 5], scopes=['linears', 'all'])
+    cells = study.cells()
+    assert len(cells) == 1 + 2 * 2 * 3 * 2 * 2
+    assert cells[0].recipe is None
+    assert {(c.w_bits, c.a_bits) for c in cells[1:]} == {(4, 4), (3, 8)}
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_equal_cells_of_different_studies_have_one_key() -> None:
+    """Defaults written out are the same cell; anything that changes the result is another one."""
+    by_name = build(recipes=['erq']).cells()[1]
+    spelt_out = build(recipes=[{'type': 'erq', 'k': 1, 'label': 'x'}]).cells()[1]
+    assert by_name.key.split('-')[-1] == spelt_out.key.split('-')[-1]
+    others = [
+        build(recipes=[{'type': 'erq', 'k': 2}]),
+        build(recipes=['erq'], seeds=[1]),
+        build(recipes=['erq'], images=[2]),
+    ]
+    assert by_name.key.split('-')[-1] not in {study.cells()[1].key.split('-')[-1] for study in others}
+
+
+def test_the_float_cell_does_not_depend_on_the_quantization() -> None:
+    assert build(bits=['W4A4']).cells()[0].key == build(bits=['W3A3'], images=[4], seeds=[2]).cells()[0].key
+
+
+def test_a_detector_is_what_its_config_and_options_say() -> None:
+    mask = build().detectors[0]
+    changed = Detector(mask.name, mask.config, mask.checkpoint, (*mask.options, 'model.rpn_head.feat_channels=32'))
+    assert changed.load_config().model.rpn_head.feat_channels == 32
+    assert changed.digest() != mask.digest()
+
+
+@pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
+def test_shipped_grids_are_valid(path: Path) -> None:
+    study = load_study(path, {}, ROOT)
+    assert {detector.name for detector in study.detectors} == {'mask', 'cascade'}
+    assert study.cells()
+
+
+def test_published_figures_have_sources_and_stay_in_their_detectors_columns() -> None:
+    for name, table in TABLES.items():
+        columns = {column['name'] for column in table['columns']}
+        for row in table['rows']:
+            assert row['source'] and set(row['values']) <= columns, (name, row)
+    published = Published('coco', 'cascade')
+    texts = published.values({'recipe': 'erq', 'bits': 'W4A4', 'label': 'erq', 'images': 16})
+    assert texts == ['47.9 / 42.1 [1]', '50.0 / 43.6 [1]']
+    assert published.values({'recipe': 'erq', 'bits': 'W3A3'}) == ['', '']
+    assert 'Table 3, 1 calibration image' in published.notes()[0]
