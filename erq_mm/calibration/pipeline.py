@@ -1,6 +1,5 @@
 """Quantize a model in place: swap the layers, run the steps of the recipe, switch the quantizers on."""
 
-import inspect
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -23,7 +22,7 @@ from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
 from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
-from .steps import LAYER_STEPS, MODEL_STEPS, needs
+from .steps import LAYER_STEPS, MODEL_STEPS, STEP_NEEDS, WEIGHT_STEPS, needs, option_names, step_options
 from .steps.weights import check_weight
 from .task import CalibrationTask, as_task, check_task
 
@@ -70,7 +69,7 @@ def quantize_(
     """
     recipe, task = resolve_recipe(recipe), as_task(run_calibration)
     plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})
-    check_task(task, needs(recipe), recipe.name, recipe.images)
+    check_task(task, model, needs(recipe), recipe.name, recipe.images)
     store = None
     if work_dir is not None:
         settings = dict(vars(recipe), bits=[w_bits, a_bits], scope=scope, overrides=overrides, seed=seed)
@@ -78,6 +77,7 @@ def quantize_(
     report = Report(
         recipe=recipe.name, w_bits=w_bits, a_bits=a_bits, scope=scope, seed=seed, steps=[dict(s) for s in recipe.steps],
         float_layers=[{'name': name, 'reason': reason} for name, reason in plan.float_layers],
+        notes=[recipe.note] if recipe.note else [],
     )  # fmt: skip
     model.eval()
     started = time.perf_counter()
@@ -90,6 +90,7 @@ def quantize_(
             _run_stage(calibration, steps, report.seconds)
         for state in calibration.sites:
             _activate(state)
+    report.reconstruction, report.notes = calibration.units, [*report.notes, *calibration.notes]
     report.layers = [state.report for state in calibration.sites]
     report.seconds['total'] = time.perf_counter() - started
     report.peak_memory_bytes = memory.peak_bytes
@@ -188,16 +189,25 @@ def check_steps(recipe: Recipe) -> None:
         name = step.get('type')
         if name not in known:
             raise ValueError(f'recipe {recipe.name!r}: unknown step {name!r}; steps are {sorted(known)}')
-        allowed = list(inspect.signature(known[name]).parameters)[1:]
+        allowed = option_names(name)
         unknown = sorted(set(step) - {'type', *allowed})
         if unknown:
             raise ValueError(f'recipe {recipe.name!r}: step {name!r} has no option {unknown}; it has {allowed}')
+        if name in STEP_NEEDS:
+            STEP_NEEDS[name](step_options(step))  # refuses values that contradict each other
     types = [step['type'] for step in recipe.steps]
-    for needed in ('fit_activations', 'fit_weights'):
-        if needed not in types:
-            raise ValueError(f'recipe {recipe.name!r} lacks the step {needed!r}: nothing would be quantized')
+    if 'fit_activations' not in types:
+        raise ValueError(f"recipe {recipe.name!r} lacks the step 'fit_activations': nothing would be quantized")
+    weight_steps = [name for name in types if name in WEIGHT_STEPS]
+    if len(weight_steps) != 1:
+        raise ValueError(
+            f'recipe {recipe.name!r} needs exactly one of the steps {list(WEIGHT_STEPS)}, which put the weights on a '
+            f'grid; it has {weight_steps}'
+        )
     for later, earlier in (
-        ('aqer', 'collect_statistics'), ('wqer', 'collect_statistics'), ('wqer', 'fit_weights'),
+        ('hessian_search', 'fit_activations'),
+        ('search_grids', 'fit_activations'), ('aqer', 'collect_statistics'), ('wqer', 'collect_statistics'),
+        ('wqer', 'fit_weights'),
         ('gptq', 'collect_statistics'), ('gptq', 'fit_weights'),
     ):  # fmt: skip
         if later in types and earlier not in types[: types.index(later)]:
@@ -255,13 +265,13 @@ def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
 def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], seconds: dict[str, float]) -> None:
     if steps[0]['type'] in MODEL_STEPS:
         with _timed(seconds, steps[0]['type']):
-            MODEL_STEPS[steps[0]['type']](calibration, **_options(steps[0]))
+            MODEL_STEPS[steps[0]['type']](calibration, **step_options(steps[0]))
         return
     for state in track(calibration.progress, calibration.layers(), ' + '.join(s['type'] for s in steps)):
         _begin(state)
         for step in steps:
             with _timed(seconds, step['type']):
-                LAYER_STEPS[step['type']](state, **_options(step))
+                LAYER_STEPS[step['type']](state, **step_options(step))
         _finish(state)
 
 
@@ -284,10 +294,6 @@ def _finish(state: SiteState) -> None:
 def _activate(state: SiteState) -> None:
     for quantizer in state.quantizers():
         quantizer.is_active = quantizer.is_fitted
-
-
-def _options(step: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in step.items() if key != 'type'}
 
 
 class _timed:

@@ -35,7 +35,12 @@ class LayerReport:
 
 @dataclass
 class Report:
-    """Everything `quantization.json` holds: what was asked for, what it cost, and what happened to every layer."""
+    """Everything `quantization.json` holds: what was asked for, what it cost, and what happened to every layer.
+
+    Attributes:
+        reconstruction: per unit: name, objective before and after, whether the training was kept, seconds.
+        notes: lines for the reader.
+    """
 
     recipe: str
     w_bits: int
@@ -49,6 +54,8 @@ class Report:
     peak_memory_bytes: int = 0
     layers: list[LayerReport] = field(default_factory=list)
     float_layers: list[dict[str, str]] = field(default_factory=list)
+    reconstruction: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def size_bytes(self) -> int:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -113,6 +114,7 @@ class Calibration:
         sites: in module order.
         progress: display, or None.
         notes: lines for the user.
+        units: what reconstruction did to each unit: name, objective before and after, kept, seconds.
         store: keeps finished units of long steps, or None.
     """
 
@@ -122,6 +124,7 @@ class Calibration:
     seed: int
     progress: Progress | None
     notes: list[str] = field(default_factory=list)
+    units: list[dict[str, Any]] = field(default_factory=list)
     store: UnitStore | None = None
 
     def layers(self) -> list[SiteState]:

@@ -28,6 +28,11 @@ class CalibrationTask(ABC):
         """Return what tells these images from others (ids), to recognise results that were computed with them."""
         return [len(self)]
 
+    def offers(self, model: nn.Module) -> set[str]:
+        """Return what else there is with this model, of 'loss' (`HasLoss`) and 'predictions' (`HasPredictions`)."""
+        kinds = (('loss', HasLoss), ('predictions', HasPredictions))
+        return {name for name, protocol in kinds if isinstance(self, protocol)}
+
     def __call__(self, model: nn.Module) -> None:
         for index in range(len(self)):
             self.forward(model, index)
@@ -106,20 +111,19 @@ def as_task(run_calibration: Callable[[nn.Module], Any]) -> CalibrationTask:
     return run_calibration if isinstance(run_calibration, CalibrationTask) else FunctionTask(run_calibration)
 
 
-def check_task(task: CalibrationTask, needs: set[str], recipe: str, images: int) -> None:
+def check_task(task: CalibrationTask, model: nn.Module, needs: set[str], recipe: str, images: int) -> None:
     """Raise ValueError if `task` lacks what a recipe needs.
 
     Args:
         needs: of 'loss' and 'predictions'.
         images: the least number of images; a plain function's are not counted.
     """
-    for need, protocol in (('loss', HasLoss), ('predictions', HasPredictions)):
-        if need in needs and not isinstance(task, protocol):
-            raise ValueError(
-                f'recipe {recipe!r} needs the {need} of the model, and {type(task).__name__} gives none: pass '
-                'quantize_ a task with them (erq_mm.ClassifierTask for logits; detectors get theirs from ERQHook), or '
-                'choose a recipe without'
-            )
+    for need in sorted(needs - task.offers(model)):
+        raise ValueError(
+            f'recipe {recipe!r} needs the {need} of the model, and {type(task).__name__} gives none for '
+            f'{type(model).__name__}: pass quantize_ a task that does (erq_mm.ClassifierTask for logits; ERQHook does '
+            'for Mask and Cascade R-CNN whose config has a train_cfg), or choose another recipe'
+        )
     if not isinstance(task, FunctionTask) and len(task) < images:
         raise ValueError(
             f'recipe {recipe!r} asks for at least {images} calibration images and gets {len(task)}: raise '

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+STATISTICS = ('mean', 'median')
+
 
 @dataclass(frozen=True)
 class Reparameterization:
@@ -27,18 +29,28 @@ class Reparameterization:
 
 
 def reparameterize(
-    scale: Tensor, zero_point: Tensor, max_code: int, *, integer_zero_point: bool = True
+    scale: Tensor, zero_point: Tensor, max_code: int, *, integer_zero_point: bool = True, statistic: str = 'mean'
 ) -> Reparameterization:
-    """Choose the per-tensor quantizer as the mean of the channel-wise ones (RepQ-ViT, section 3.2).
+    """Choose the per-tensor quantizer as the mean or the median of the channel-wise ones.
+
+    The mean is RepQ-ViT's choice (section 3.2), the median DopQ-ViT's optimal scaling factor: of all channel scales the
+    one of least mean absolute deviation from the others. Of an even number it is the lower median.
 
     Args:
         scale, zero_point: channel-wise, (channels,).
         max_code: codes run from 0 to this.
-        integer_zero_point: round the mean zero point, so that the grid contains zero and the pad value; False is the
+        integer_zero_point: round the common zero point, so that the grid contains zero and the pad value; False is the
             published behaviour.
+        statistic: `mean` or `median`, of the scales and of the zero points.
+
+    Raises:
+        ValueError: unknown statistic.
     """
+    if statistic not in STATISTICS:
+        raise ValueError(f'statistic must be one of {STATISTICS}, got {statistic!r}')
     scale, zero_point = scale.double(), zero_point.double()
-    common_scale, common_zero = scale.mean(), zero_point.mean()
+    average = torch.mean if statistic == 'mean' else torch.median
+    common_scale, common_zero = average(scale), average(zero_point)
     if integer_zero_point:
         common_zero = common_zero.round().clamp(0, max_code)
     ratio = scale / common_scale

@@ -44,6 +44,12 @@ def _better(best: tuple[Tensor, ...] | None, candidate: tuple[Tensor, ...]) -> t
     return tuple(torch.where(better, new, old) for new, old in zip(candidate, best, strict=True))
 
 
+def symmetric_scale(magnitude: Tensor | float, bits: int) -> Tensor:
+    """Return magnitude / (2**(b - 1) - 0.5), where PTQ4ViT begins on symmetric grids; 1 for a magnitude of zero."""
+    magnitude = torch.as_tensor(magnitude)
+    return torch.where(magnitude > 1e-30, magnitude / (2 ** (bits - 1) - 0.5), 1.0)
+
+
 def search_log_scale(histogram: Histogram, spec: QuantSpec) -> Tensor:
     """Return the scale of the log-sqrt2 grid; `histogram` holds log2 of the positive values."""
     if histogram.is_empty:  # every value was zero: any scale is exact

@@ -7,6 +7,7 @@ depend on the number of calibration images. A column of ones stands for the bias
 import torch
 from torch import Tensor
 
+from .reservoir import Reservoir
 from .ridge import DualSystem, PrimalSystem, RidgeSystem
 
 ROWS_PER_CHUNK = 8192
@@ -86,33 +87,22 @@ class RowStats:
     """
 
     def __init__(self, weight: Tensor, capacity: int = 2048, seed: int = 0) -> None:
-        self.weight, self.capacity = weight, capacity
+        self.weight = weight
         self.rows = weight.new_zeros(capacity, weight.shape[1] + 1)
         self.rows[:, -1] = 1
         self.input_error = weight.new_zeros(capacity, weight.shape[1])
-        self.seen, self._errors = 0, None
-        self._generator = torch.Generator().manual_seed(seed)
+        self._reservoir, self._errors = Reservoir(capacity, seed), None
 
     @property
     def count(self) -> int:
-        return min(self.seen, self.capacity)
+        return self._reservoir.count
 
     def add(self, x: Tensor, x_q: Tensor) -> None:
         """Offer rows, both (rows, in), to the sample."""
-        slots = self._slots(len(x))
-        chosen = [(row, slot) for row, slot in enumerate(slots) if slot < self.capacity]
-        last_writer = {slot: row for row, slot in chosen}
-        if last_writer:
-            slot = torch.tensor(list(last_writer), device=x.device)
-            row = torch.tensor(list(last_writer.values()), device=x.device)
-            self.rows[slot, :-1] = x_q[row]
-            self.input_error[slot] = x[row] - x_q[row]
-        self.seen, self._errors = self.seen + len(x), None
-
-    def _slots(self, arriving: int) -> list[int]:
-        position = torch.arange(self.seen, self.seen + arriving, dtype=torch.float64)
-        drawn = (torch.rand(arriving, generator=self._generator, dtype=torch.float64) * (position + 1)).long()
-        return torch.where(position < self.capacity, position.long(), drawn).tolist()
+        chosen, slots = self._reservoir.choose(len(x), x.device)
+        self.rows[slots, :-1] = x_q[chosen]
+        self.input_error[slots] = x[chosen] - x_q[chosen]
+        self._errors = None
 
     def _output_error(self) -> Tensor:
         """Return W (x - x_q) of the rows kept, (rows, out); computed once, after the last row."""

@@ -1,4 +1,5 @@
-"""Grids of weights: one affine grid per output row, or two where outlier columns have their own (ERQ, TPAMI 2025)."""
+"""Grids of weights: one affine grid per output row, two where outlier columns have their own (ERQ, TPAMI 2025), or one
+symmetric grid for several rows (PTQ4ViT)."""
 
 from dataclasses import dataclass
 
@@ -6,11 +7,12 @@ import torch
 from torch import Tensor
 
 from .quantizers.uniform import decode, encode
-from .scale_search import search_weight_range
+from .scale_search import search_weight_range, symmetric_scale
 from .spec import QuantSpec
 
 RELEASED_COLUMNS = 20  # the released code takes out_features // 20 columns
 UPPER, LOWER = 0.99, 0.01
+ROW_GROUPS = {'': None, 'layer': 1, 'thirds': 3}  # of a symmetric grid: variant -> groups of rows with one scale
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,32 @@ def fit_weight_grid(weight: Tensor, spec: QuantSpec) -> WeightGrid:
     """Return the grid of least squared error among the candidates of the spec; `weight` is (out, in)."""
     if spec.grid == 'dual_uniform':
         return _fit_dual(weight, spec)
+    if spec.grid == 'symmetric':
+        return _fit_symmetric(weight, spec)
     return WeightGrid(*search_weight_range(weight, spec), spec.max_code)
+
+
+def row_groups(rows: int, variant: str) -> Tensor:
+    """Return to which scale of a symmetric grid every output row belongs, int64 (rows,).
+
+    Args:
+        variant: empty for a scale per row, `layer` for one, `thirds` for one each of queries, keys and values.
+
+    Raises:
+        ValueError: another variant.
+    """
+    if variant not in ROW_GROUPS:
+        raise ValueError(f"variant of grid 'symmetric' must be one of {tuple(ROW_GROUPS)}, got {variant!r}")
+    groups = ROW_GROUPS[variant] or rows
+    return torch.arange(rows) * groups // max(rows, 1)
+
+
+def _fit_symmetric(weight: Tensor, spec: QuantSpec) -> WeightGrid:
+    """Return the first grid of PTQ4ViT: codes around 2**(b - 1), a scale that just reaches the largest magnitude."""
+    group = row_groups(len(weight), spec.variant).to(weight.device)
+    largest = weight.new_zeros(len(weight)).scatter_reduce_(0, group, weight.abs().amax(1), 'amax')
+    scale = symmetric_scale(largest[group], spec.bits)[:, None]
+    return WeightGrid(scale, torch.full_like(scale, 2 ** (spec.bits - 1)), spec.max_code)
 
 
 def _fit_dual(weight: Tensor, spec: QuantSpec) -> WeightGrid:

@@ -8,6 +8,8 @@ import numpy as np
 from mmdet.registry import DATASETS
 from mmengine.config import Config
 
+from ..calibration.recipes import Recipe
+
 SPLITS = ('train', 'val', 'test')
 
 
@@ -35,6 +37,16 @@ class CalibrationConfig:
         if self.image_ids == () or (self.image_ids is None and self.num_images < 1):
             raise ValueError(
                 f'calibration needs at least one image, got num_images={self.num_images}, image_ids={self.image_ids}'
+            )
+
+    def check_enough(self, recipe: Recipe) -> None:
+        """Raise ValueError if the recipe needs more images than these."""
+        count = self.num_images if self.image_ids is None else len(self.image_ids)
+        if count < recipe.images:
+            raise ValueError(
+                f'recipe {recipe.name!r} asks for at least {recipe.images} calibration images, calibration gives '
+                f'{count}: set default_hooks.quantization.calibration.num_images={recipe.images}, or the recipe to fewer, e.g. '
+                f"recipe=dict(type='{recipe.name}', images={count})"
             )
 
 

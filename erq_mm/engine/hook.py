@@ -16,12 +16,13 @@ from ..calibration.pipeline import check_steps, plan_quantization, quantize_
 from ..calibration.progress import new_progress
 from ..calibration.recipes import RecipeLike, resolve_recipe
 from ..calibration.report import Report, check_writable
+from ..calibration.steps import needs
 from ..core.spec import check_bits
 from ..nn.structure import SCOPES
 from .calibration_data import CalibrationConfig, build_calibration_images
 from .checkpoints import check_float_checkpoint
 from .console import summary
-from .detector import calibration_forward
+from .detector import DetectorTask
 from .distribution import quantize_on_all_ranks
 from .versions import stack_versions
 
@@ -40,6 +41,7 @@ class ERQHook(Hook):
         calibration: fields of `CalibrationConfig`: num_images, split, seed, image_ids.
         overrides: layer pattern -> `dict(w_bits=8)` or `'float'`, in order.
         report: path; default `quantization.json` beside mmengine's log.
+        work_dir: where reconstructions keep finished units, to go on from there after a kill; None keeps nothing.
     """
 
     priority = 'NORMAL'
@@ -53,7 +55,9 @@ class ERQHook(Hook):
         calibration: Mapping[str, Any] | None = None,
         overrides: Mapping[str, Any] | None = None,
         report: str | None = None,
+        work_dir: str | None = None,
     ) -> None:
+        self.work_dir = work_dir
         self.recipe = resolve_recipe(recipe)
         check_steps(self.recipe)
         check_bits('w_bits', w_bits)
@@ -63,9 +67,10 @@ class ERQHook(Hook):
         self.w_bits, self.a_bits, self.scope = w_bits, a_bits, scope
         self.overrides = dict(overrides or {})
         try:
-            self.calibration = CalibrationConfig(**(calibration or {}))
+            self.calibration = CalibrationConfig(**{'num_images': self.recipe.images} | dict(calibration or {}))
         except TypeError as error:
             raise ValueError(f'default_hooks.quantization.calibration={calibration}: {error}') from None
+        self.calibration.check_enough(self.recipe)
         self.report_path = report
         self.report: Report | None = None
         self.shared_progress: Progress | None = None  # a display that is already running, else the hook starts one
@@ -115,7 +120,7 @@ class ERQHook(Hook):
         with nullcontext(self.shared_progress) if self.shared_progress else new_progress() as progress:
             report = quantize_(
                 model,
-                calibration_forward(images, with_masks=self.scope == 'all', progress=progress),
+                DetectorTask(images, self.scope == 'all', progress, with_labels='loss' in needs(self.recipe)),
                 recipe=self.recipe,
                 w_bits=self.w_bits,
                 a_bits=self.a_bits,
@@ -123,6 +128,7 @@ class ERQHook(Hook):
                 overrides=self.overrides,
                 seed=self.calibration.seed,
                 progress=progress,
+                work_dir=self.work_dir,
             )
         report.calibration = {
             'image_ids': [image['data_samples'].img_id for image in images],

@@ -28,6 +28,7 @@ class Site:
         windows: name of the module that pads between that LayerNorm and the layer, if any.
         block: name of the Swin block, patch merging or patch embedding it belongs to, if any.
         is_merging: whether it is the reduction of patch merging.
+        is_qkv: whether its output rows are the queries, keys and values of a window attention.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Site:
     windows: str | None = None
     block: str | None = None
     is_merging: bool = False
+    is_qkv: bool = False
 
 
 def find_sites(model: nn.Module, scope: str) -> tuple[list[Site], list[tuple[str, str]]]:
@@ -75,7 +77,9 @@ def find_sites(model: nn.Module, scope: str) -> tuple[list[Site], list[tuple[str
         if reason is None:
             block = _enclosing(name, blocks)
             is_merging = block is not None and _is_patch_merging(modules[block])
-            sites.append(Site(name, kind, (role,), norm, windows, block, is_merging))
+            parent, _, child = name.rpartition('.')
+            is_qkv = child == 'qkv' and is_window_attention(modules[parent])
+            sites.append(Site(name, kind, (role,), norm, windows, block, is_merging, is_qkv))
         else:
             left_float.append((name, reason))
     return sites, left_float

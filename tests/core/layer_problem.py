@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from erq_mm.core.spec import QuantSpec
 from erq_mm.core.statistics import GramStats, RowStats
+from erq_mm.core.weight_grid import WeightGrid, fit_weight_grid
 
 
 @dataclass
@@ -41,3 +43,8 @@ def make_problem(rows: int = 60, inputs: int = 10, outputs: int = 4, step: float
     x = torch.randn(rows, inputs).double() @ mixing + torch.randn(inputs).double()
     x_q = torch.round(x / step).clamp(-4, 5) * step
     return LayerProblem(x, x_q, torch.randn(outputs, inputs).double(), torch.randn(outputs).double())
+
+
+def double_grid(weight: Tensor, spec: QuantSpec) -> WeightGrid:
+    """The grid of a float64 weight; the search itself runs in float32."""
+    return fit_weight_grid(weight.float(), spec).to(torch.float64)

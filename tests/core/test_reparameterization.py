@@ -7,8 +7,9 @@ from torch import nn
 from erq_mm.core.reparameterization import fold_, reparameterize
 
 
+@pytest.mark.parametrize('statistic', ['mean', 'median'])
 @pytest.mark.parametrize('integer', [True, False])
-def test_layer_norm_and_linear_keep_their_composition(integer: bool) -> None:
+def test_layer_norm_and_linear_keep_their_composition(integer: bool, statistic: str) -> None:
     norm, linear = nn.LayerNorm(12), nn.Linear(12, 7)
     with torch.no_grad():
         norm.weight.copy_(torch.randn(12).exp())
@@ -16,17 +17,18 @@ def test_layer_norm_and_linear_keep_their_composition(integer: bool) -> None:
     x = torch.randn(50, 12)
     before, pad_before = linear(norm(x)), linear(torch.zeros(1, 12))
     scale, zero_point = torch.rand(12) + 0.1, torch.randint(-3, 20, (12,)).float()
-    change = reparameterize(scale, zero_point, 15, integer_zero_point=integer)
+    change = reparameterize(scale, zero_point, 15, integer_zero_point=integer, statistic=statistic)
     fold_(norm.weight, norm.bias, linear.weight, linear.bias, change)
     torch.testing.assert_close(linear(norm(x)), before, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(linear(change.pad_value[None].float()), pad_before, rtol=1e-5, atol=1e-5)
     assert float(change.zero_point).is_integer() or not integer
 
 
-def test_per_tensor_codes_equal_channel_wise_codes() -> None:
+@pytest.mark.parametrize('statistic', ['mean', 'median'])
+def test_per_tensor_codes_equal_channel_wise_codes(statistic: str) -> None:
     """The point of it: quantizing y' with one scale gives the codes that channel-wise quantization gives y."""
     scale, zero_point = torch.rand(6).double() + 0.1, torch.randint(0, 16, (6,)).double()
-    change = reparameterize(scale, zero_point, 15)
+    change = reparameterize(scale, zero_point, 15, statistic=statistic)
     y = (torch.rand(400, 6).double() * 15 - zero_point) * scale
     channelwise = (torch.round(y / scale) + zero_point).clamp(0, 15)
     y_new = y / change.ratio - change.shift
@@ -39,3 +41,19 @@ def test_pad_value_is_on_the_grid() -> None:
     change = reparameterize(torch.rand(9) + 0.1, torch.arange(9.0), 15)
     steps = change.pad_value / change.scale
     torch.testing.assert_close(steps, steps.round())
+
+
+@pytest.mark.parametrize('channels', [1, 2, 9, 10])
+def test_the_median_deviates_least_and_is_a_channel_scale(channels: int) -> None:
+    """MOSF: the argmin over the channel scales c of mean |s_d - c|; the lower one of an even number."""
+    scale, zero_point = torch.rand(channels).exp(), torch.randint(0, 16, (channels,)).float()
+    change = reparameterize(scale, zero_point, 15, statistic='median')
+    deviations = (scale[:, None] - scale).abs().mean(0)
+    assert float(change.scale) == scale.sort().values[(channels - 1) // 2]
+    assert float(deviations[scale == change.scale]) == pytest.approx(float(deviations.min()), rel=1e-6)
+    assert float(change.zero_point) == zero_point.sort().values[(channels - 1) // 2]
+
+
+def test_unknown_statistic() -> None:
+    with pytest.raises(ValueError, match=r"statistic must be one of .'mean', 'median'., got 'mode'"):
+        reparameterize(torch.ones(3), torch.zeros(3), 15, statistic='mode')

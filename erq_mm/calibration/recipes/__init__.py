@@ -3,8 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .adalog import adalog
 from .base import Recipe
 from .closed_form import REPQ_ACTIVATIONS, erq, erq_tpami, gptq, repq, rtn
+from .dopq import dopq
+from .fq_vit import fq_vit
+from .ptq4vit import ptq4vit, ptq4vit_channelwise
+from .reconstruction import adaround, aphq, brecq, mgrq, pd_quant, qdrop
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     'rtn': rtn,
@@ -12,6 +17,17 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     'gptq': gptq,
     'erq': erq,
     'erq_tpami': erq_tpami,
+    'adaround': adaround,
+    'brecq': brecq,
+    'qdrop': qdrop,
+    'pd_quant': pd_quant,
+    'mgrq': mgrq,
+    'aphq': aphq,
+    'fq_vit': fq_vit,
+    'adalog': adalog,
+    'dopq': dopq,
+    'ptq4vit': ptq4vit,
+    'ptq4vit_channelwise': ptq4vit_channelwise,
 }
 RecipeLike = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Recipe
 

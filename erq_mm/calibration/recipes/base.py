@@ -19,7 +19,9 @@ class Recipe:
         weight: fields of `QuantSpec` of all weights.
         weights: role of the input -> further fields of `QuantSpec`, for the weights behind inputs of that role; patch
             merging is not meant by `post_norm` here.
+        qkv_weight: further fields of `QuantSpec` for the weights of qkv layers of window attention.
         images: the least number of calibration images the recipe works with.
+        note: what the report has to say about the recipe, if anything.
     """
 
     name: str
@@ -27,7 +29,9 @@ class Recipe:
     activations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weight: Mapping[str, Any] = field(default_factory=lambda: {'percentiles': WEIGHT_PERCENTILES})
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    qkv_weight: Mapping[str, Any] = field(default_factory=dict)
     images: int = 1
+    note: str = ''
 
     def __post_init__(self) -> None:
         unknown = sorted((set(self.activations) | set(self.weights)) - set(ROLES))
@@ -52,7 +56,8 @@ class Recipe:
     def weight_spec(self, site: Site, w_bits: int) -> QuantSpec:
         """Return the spec of a weight quantizer."""
         further = {} if site.is_merging else self.weights.get(site.roles[0], {})
-        return QuantSpec(**{'bits': w_bits, 'granularity': 'row'} | dict(self.weight) | dict(further))
+        qkv = self.qkv_weight if site.is_qkv else {}
+        return QuantSpec(**{'bits': w_bits, 'granularity': 'row'} | dict(self.weight) | dict(further) | dict(qkv))
 
     def with_images(self, images: int) -> 'Recipe':
         """Return the recipe asking for at least `images` calibration images."""

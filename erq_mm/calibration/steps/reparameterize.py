@@ -9,7 +9,9 @@ from ...core.scale_search import search_uniform_range
 from ..state import Calibration, SiteState
 
 
-def reparameterize(calibration: Calibration, exact_pad: bool = True, integer_zero_point: bool = True) -> None:
+def reparameterize(
+    calibration: Calibration, exact_pad: bool = True, integer_zero_point: bool = True, statistic: str = 'mean'
+) -> None:
     """Fold the channel-wise ranges into each LayerNorm and the layer behind it.
 
     Layers whose input is fitted per channel but that follow no LayerNorm get a per-tensor fit.
@@ -17,22 +19,22 @@ def reparameterize(calibration: Calibration, exact_pad: bool = True, integer_zer
     Args:
         exact_pad: pad windows with the value that stands for zero (False: with zeros, the published behaviour, which
             changes the float model wherever a window reaches beyond the feature map).
-        integer_zero_point: see `core.reparameterization.reparameterize`.
+        integer_zero_point, statistic: see `core.reparameterization.reparameterize`.
     """
     modules = dict(calibration.model.named_modules())
     for state in calibration.layers():
         if state.input_specs[0].granularity != 'channel' or state.histograms[0].is_empty:
             continue
-        _reparameterize_site(state, modules, exact_pad, integer_zero_point)
+        _reparameterize_site(state, modules, exact_pad, integer_zero_point=integer_zero_point, statistic=statistic)
 
 
 @torch.no_grad()
 def _reparameterize_site(
-    state: SiteState, modules: dict[str, nn.Module], exact_pad: bool, integer_zero_point: bool
+    state: SiteState, modules: dict[str, nn.Module], exact_pad: bool, **options: bool | str
 ) -> None:
     spec, site, layer = state.input_specs[0], state.site, state.layer
     scale, zero_point = search_uniform_range(state.histograms[0], spec, contains_zero=False)
-    change = choose_change(scale, zero_point, spec.max_code, integer_zero_point=integer_zero_point)
+    change = choose_change(scale, zero_point, spec.max_code, **options)
     norm = modules[site.norm]
     fold_(norm.weight, norm.bias, layer.weight, layer.bias, change)
     if site.windows is not None and exact_pad:

@@ -1,11 +1,31 @@
 """One file per grid. A quantizer is a module: float tensor in, fake-quantized tensor out."""
 
 from ..spec import QuantSpec
+from .adaptive_log import AdaptiveLogGeluQuantizer, AdaptiveLogQuantizer
 from .base import Quantizer
+from .line_searched import LineSearchedQuantizer
+from .log2 import Log2Quantizer
 from .log_sqrt2 import LogSqrt2Quantizer
+from .power_of_two_factor import PowerOfTwoFactorQuantizer
+from .searched import SearchedQuantizer
+from .symmetric import SymmetricQuantizer
+from .tan import TanQuantizer
+from .twin_gelu import TwinGeluQuantizer
+from .twin_softmax import TwinSoftmaxQuantizer
 from .uniform import UniformQuantizer
 
-QUANTIZERS: dict[str, type[Quantizer]] = {'uniform': UniformQuantizer, 'log_sqrt2': LogSqrt2Quantizer}
+QUANTIZERS: dict[str, type[Quantizer]] = {
+    'uniform': UniformQuantizer,
+    'symmetric': SymmetricQuantizer,
+    'log_sqrt2': LogSqrt2Quantizer,
+    'log2': Log2Quantizer,
+    'adaptive_log': AdaptiveLogQuantizer,
+    'adaptive_log_gelu': AdaptiveLogGeluQuantizer,
+    'tan': TanQuantizer,
+    'twin_softmax': TwinSoftmaxQuantizer,
+    'twin_gelu': TwinGeluQuantizer,
+    'power_of_two_factor': PowerOfTwoFactorQuantizer,
+}
 
 
 def build_quantizer(spec: QuantSpec, channels: int = 1) -> Quantizer:
@@ -13,4 +33,12 @@ def build_quantizer(spec: QuantSpec, channels: int = 1) -> Quantizer:
     return QUANTIZERS[spec.grid](spec, channels)
 
 
-__all__ = ['QUANTIZERS', 'LogSqrt2Quantizer', 'Quantizer', 'UniformQuantizer', 'build_quantizer']
+__all__ = [
+    'QUANTIZERS',
+    'LineSearchedQuantizer',
+    'LogSqrt2Quantizer',
+    'Quantizer',
+    'SearchedQuantizer',
+    'UniformQuantizer',
+    'build_quantizer',
+]

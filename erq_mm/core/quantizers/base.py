@@ -24,11 +24,13 @@ class Quantizer(nn.Module, ABC):
     Attributes:
         ignores_zeros: whether `observe` leaves zeros out because they are exact whatever the parameters are.
         offset: added to the values before the scale acts on them: Q(x) = s Q_1((x + offset) / s) - offset.
+        scales_negative_values: whether that holds below zero, too; if not, nothing there depends on the scale.
         learner: what a reconstruction puts in the place of `fake_quantize` (see `learning.Learner`), else None.
     """
 
     ignores_zeros = False
     offset = 0.0
+    scales_negative_values = True
     scale: Tensor
     zero_point: Tensor
 
@@ -58,13 +60,18 @@ class Quantizer(nn.Module, ABC):
         """Return `x` rounded to the grid, in the shape and dtype of `x`; does not change `x`."""
 
     @abstractmethod
-    def bounds(self) -> tuple[float, float]:
-        """Return the smallest and the largest value of the grid; beyond them values are clipped."""
+    def bounds(self) -> tuple[float | Tensor, float | Tensor]:
+        """Return the smallest and the largest value of the grid, numbers or one per channel; beyond, it clips."""
 
     def set_parameters(self, scale: Tensor | float, zero_point: Tensor | float = 0.0) -> None:
         """Store fitted parameters (scalars) in the buffers."""
         self.scale.fill_(float(scale))
         self.zero_point.fill_(float(zero_point))
+        self.refresh()
+
+    def set_scale(self, scale: Tensor) -> None:
+        """Change the scale alone; the other parameters stay."""
+        self.scale.copy_(scale.detach())
         self.refresh()
 
     def refresh(self) -> None:

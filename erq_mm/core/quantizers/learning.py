@@ -1,7 +1,7 @@
 """What a quantizer does while a reconstruction trains through it: straight-through gradients, learned scale, dropping.
 
 Every grid of this package is scale-equivariant, Q_s(x) = s Q_1(x / s), so one rule gives the gradient to the scale of
-all of them (for the affine grid it is that of LSQ).
+all of them (for the affine grid it is that of LSQ). Of the twin grid for GELU that is true above zero only.
 """
 
 import torch
@@ -35,6 +35,17 @@ class StraightThrough(torch.autograd.Function):
         return to_x, to_scale, None, None, None, None
 
 
+def random_mask(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+    """Return a mask like x, true with `probability`, in steps of 1/256.
+
+    Args:
+        generator: on the CPU; the same seed gives the same masks on every device.
+    """
+    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)  # eight random bytes at a time, the sign bit included
+    data = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: x.numel()]
+    return (data < round(probability * 256)).view(x.shape).to(x.device)
+
+
 class Learner:
     """Stands in for `fake_quantize` of one quantizer while its unit is reconstructed.
 
@@ -57,17 +68,16 @@ class Learner:
         with torch.no_grad():
             x_q = quantizer.fake_quantize(x.detach())
         y = StraightThrough.apply(x, self.scale, x_q, *quantizer.bounds(), quantizer.offset)
+        if not quantizer.scales_negative_values:
+            fixed = StraightThrough.apply(x, self.scale.detach(), x_q, *quantizer.bounds(), quantizer.offset)
+            y = torch.where(x < 0, fixed, y)
         if self.drop:
-            return torch.where(self._mask(x.shape, x.device), x, y)
+            return torch.where(random_mask(x, self.drop, self.generator), x, y)
         return y
-
-    def _mask(self, shape: torch.Size, device: torch.device) -> Tensor:
-        return (torch.rand(shape, generator=self.generator) < self.drop).to(device)
 
     @torch.no_grad()
     def synchronize(self) -> None:
         """Put the trained scale into the quantizer; call after every optimizer step."""
         if self.scale.requires_grad:
             self.scale.clamp_(min=self.smallest)
-            self.quantizer.scale.copy_(self.scale)
-            self.quantizer.refresh()
+            self.quantizer.set_scale(self.scale)

@@ -1,0 +1,157 @@
+"""What units are trained on: calls of a block, or rows of a layer, of the float model and of the quantized one so far."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...core.reservoir import Reservoir
+from ...nn.layers import QuantLayer
+from ..state import full_precision
+from ..task import CalibrationTask, FunctionTask
+
+ELEMENTS_PER_LAYER = 2**25  # at most this many input values of a layer are kept
+CONV_ROWS = 4096  # evenly spread im2col rows taken of one call of a convolution
+
+
+@dataclass
+class Call:
+    """One call of a block.
+
+    Attributes:
+        image: index of the calibration image.
+        x, x_q: first argument in the float model and in the quantized model so far.
+        others: the other positional arguments; keywords: the named ones.
+        output: of the float model; of a tuple its first entry.
+    """
+
+    image: int
+    x: Tensor
+    others: tuple[Any, ...]
+    keywords: dict[str, Any]
+    output: Tensor
+    x_q: Tensor
+
+    def run(self, block: nn.Module, x: Tensor) -> Tensor:
+        """Return the block's output on `x` in the place of the first argument."""
+        return first_tensor(block(x, *self.others, **self.keywords))
+
+
+def first_tensor(output: Any) -> Tensor:
+    """Return a module's output, or its first entry if it is a tuple."""
+    return output[0] if isinstance(output, (tuple, list)) else output
+
+
+def capture_calls(
+    model: nn.Module, reference: nn.Module, name: str, task: CalibrationTask, images: Sequence[int], quantized: bool
+) -> list[Call]:
+    """Return the calls of block `name`.
+
+    Args:
+        model: quantized up to the block.
+        reference: the float model.
+        quantized: take `x_q` from `model`; False repeats the float inputs.
+    """
+    calls = _calls(reference, name, task, images)
+    if not quantized:
+        return [Call(image, x, others, keywords, output, x) for image, x, others, keywords, output in calls]
+    again = _calls(model, name, task, images)
+    return [
+        Call(image, x, others, keywords, output, repeated[1])
+        for (image, x, others, keywords, output), repeated in zip(calls, again, strict=True)
+    ]
+
+
+class _Captured(Exception):
+    """Ends a forward whose rest is not needed."""
+
+
+def _calls(model: nn.Module, name: str, task: CalibrationTask, images: Sequence[int]) -> list[tuple]:
+    found: list[tuple] = []
+    once = not isinstance(task, FunctionTask)  # one call an image, as every block of a backbone gets
+
+    def record(_module: nn.Module, args: tuple, keywords: dict, output: Any) -> None:
+        found.append((image, args[0].detach().clone(), args[1:], keywords, first_tensor(output).detach().clone()))
+        if once:
+            raise _Captured
+
+    handle = model.get_submodule(name).register_forward_hook(record, with_kwargs=True)
+    try:
+        with torch.no_grad(), full_precision():
+            for image in images:
+                try:
+                    task.forward(model, image)
+                except _Captured:
+                    continue
+    finally:
+        handle.remove()
+    return found
+
+
+@dataclass
+class Rows:
+    """Input rows of a layer, (rows, in), in the float model and, at the same positions, in the quantized one."""
+
+    x: Tensor
+    x_q: Tensor
+
+
+def capture_rows(
+    model: nn.Module,
+    reference: nn.Module,
+    names: Sequence[str],
+    task: CalibrationTask,
+    images: Sequence[int],
+    capacity: int,
+    seed: int,
+    quantized: bool,
+) -> dict[str, Rows]:
+    """Return up to `capacity` rows of every layer in `names`, chosen at random over all calls; none if never called."""
+    x = _rows(reference, names, task, images, capacity, seed)
+    x_q = _rows(model, names, task, images, capacity, seed) if quantized else x
+    return {name: Rows(x[name], x_q[name]) for name in names}
+
+
+def _rows(
+    model: nn.Module, names: Sequence[str], task: CalibrationTask, images: Sequence[int], capacity: int, seed: int
+) -> dict[str, Tensor]:
+    samples = {name: _RowSample(model.get_submodule(name), capacity, seed + i) for i, name in enumerate(names)}
+    with _watched(samples), torch.no_grad(), full_precision():
+        for image in images:
+            task.forward(model, image)
+    return {name: sample.rows() for name, sample in samples.items()}
+
+
+@contextmanager
+def _watched(samples: dict[str, '_RowSample']) -> Iterator[None]:
+    handles = [s.layer.register_forward_pre_hook(_observer(s)) for s in samples.values()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _observer(sample: '_RowSample') -> Callable[[nn.Module, tuple], None]:
+    return lambda _module, args: sample.add(args[0].detach())
+
+
+class _RowSample:
+    def __init__(self, layer: QuantLayer, capacity: int, seed: int) -> None:
+        self.layer = layer
+        columns = layer.weight_matrix().shape[1]
+        self.reservoir = Reservoir(max(1, min(capacity, ELEMENTS_PER_LAYER // columns)), seed)
+        self.kept = layer.weight.new_zeros(self.reservoir.capacity, columns)
+
+    def add(self, x: Tensor) -> None:
+        rows = torch.cat(list(self.layer.rows(x)) or [self.kept[:0]])
+        if x.dim() == 4:
+            rows = rows[:: max(1, -(-len(rows) // CONV_ROWS))]
+        chosen, slots = self.reservoir.choose(len(rows), rows.device)
+        self.kept[slots] = rows[chosen]
+
+    def rows(self) -> Tensor:
+        return self.kept[: self.reservoir.count]

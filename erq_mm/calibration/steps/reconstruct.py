@@ -1,0 +1,175 @@
+"""Reconstruct the model unit by unit: AdaRound, BRECQ, QDrop, PD-Quant, MGRQ and APHQ-ViT are options of this step."""
+
+import copy
+import time
+from typing import Any
+
+import torch
+from torch import nn
+
+from ...core.weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
+from ..reconstruction.capture import Rows, capture_calls, capture_rows
+from ..reconstruction.objectives import BlockObjective, RowsObjective
+from ..reconstruction.options import ReconstructionOptions
+from ..reconstruction.sensitivity import fisher_weights, global_term, perturbation_weights
+from ..reconstruction.trainer import Objective, Outcome, UnitTrainer
+from ..reconstruction.units import Segment, Unit, segments
+from ..state import Calibration, differentiable
+
+
+def reconstruct(calibration: Calibration, **options: Any) -> None:
+    """Train the roundings (and scales) of one unit after the other against the float model, then quantize it.
+
+    Every unit keeps what it learned only if its own objective fell; layers that saw no calibration row are rounded to
+    nearest. With a store, finished units are not run again.
+
+    Args:
+        options: fields of `ReconstructionOptions`.
+    """
+    _Reconstruction(calibration, ReconstructionOptions(**options)).run()
+
+
+class _Reconstruction:
+    def __init__(self, calibration: Calibration, options: ReconstructionOptions) -> None:
+        self.calibration, self.options = calibration, options
+        self.model, self.task = calibration.model, calibration.task
+        count = len(self.task) if options.images is None else min(options.images, len(self.task))
+        self.images = range(count)
+
+    def run(self) -> None:
+        self.reference = copy.deepcopy(self.model)
+        parts = segments(self.calibration.sites, self.options.unit)
+        total = sum(self._iterations(segment) * len(segment.units) for segment in parts)
+        progress = self.calibration.progress
+        bar = None if progress is None else progress.add_task('reconstructing (iterations)', total=total)
+        self._advance = (lambda count=1: None) if bar is None else (lambda count=1: progress.advance(bar, count))
+        for index, segment in enumerate(parts):
+            self._run_segment(segment, seed=self.calibration.seed * 100_003 + 1000 * index)
+        del self.reference
+
+    def _iterations(self, segment: Segment) -> int:
+        return self.options.iterations if self._is_trained(segment) else 0
+
+    def _is_trained(self, segment: Segment) -> bool:
+        if segment.states[0].site.block is not None or self.options.outside == 'all':
+            return True
+        return self.options.outside == 'neck' and segment.states[0].name.startswith('neck.')
+
+    def _run_segment(self, segment: Segment, seed: int) -> None:
+        names = [unit.name for unit in segment.units]
+        saved = [self._load(name) for name in names]
+        rows: dict[str, Rows] = {}
+        trained = self._is_trained(segment)
+        if trained and not segment.is_block and not all(saved):
+            layers = [u.name for u in segment.units if u.quantizers()]
+            rows = capture_rows(
+                self.model, self.reference, layers, self.task, self.images, self.options.rows, seed, self._quantized
+            )
+        for offset, (unit, content) in enumerate(zip(segment.units, saved, strict=True)):
+            started = time.perf_counter()
+            if content is None and trained:
+                content = self._train(unit, rows.get(unit.name), seed + offset)
+                if content is not None:
+                    content['seconds'] = time.perf_counter() - started
+                    self._save(unit.name, content)
+            elif trained:
+                self._advance(self.options.iterations)
+            self._install(unit, content)
+        for state in segment.states:
+            for quantizer in state.quantizers():
+                quantizer.is_active = quantizer.is_fitted
+
+    @property
+    def _quantized(self) -> bool:
+        return self.options.inputs == 'quantized'
+
+    def _train(self, unit: Unit, rows: Rows | None, seed: int) -> dict[str, Any] | None:
+        """Return what is known about the unit after training; None if nothing reached it."""
+        generator = torch.Generator().manual_seed(seed)
+        with differentiable(self.model), differentiable(self.reference):
+            objective = self._block_objective(unit) if unit.is_block else self._rows_objective(unit, rows)
+            if objective is None:
+                self._advance(self.options.iterations)
+                return None
+            with UnitTrainer(unit, self.options, generator) as trainer:
+                outcome = trainer.train(objective, self._advance)
+        return _content(outcome)
+
+    def _rows_objective(self, unit: Unit, rows: Rows | None) -> Objective | None:
+        if rows is None or not len(rows.x):
+            return None
+        layer = unit.states[0].layer
+        weight = layer.weight.detach().clone()
+        bias = None if layer.bias is None else layer.bias.detach()
+        return RowsObjective(layer, rows, weight, bias, self.options)
+
+    def _block_objective(self, unit: Unit) -> Objective | None:
+        options, name = self.options, unit.name
+        with torch.no_grad():
+            calls = capture_calls(self.model, self.reference, name, self.task, self.images, self._quantized)
+        if not calls:
+            return None
+        weights = None
+        if options.metric == 'fisher':
+            weights = fisher_weights(self.model, name, self.task, calls)
+        elif options.metric == 'perturbation':
+            weights = perturbation_weights(self.reference, name, self.task, calls, options.perturbation)
+        if weights is None and options.metric != 'mse':
+            note = f'{name}: nothing the model predicts depends on it; reconstructed for the plain squared error'
+            self.calibration.notes.append(note)
+        divergence = global_term(self.reference, name, self.task, calls) if options.global_weight else None
+        blocks = self.model.get_submodule(name), self.reference.get_submodule(name)
+        return BlockObjective(*blocks, calls, options, weights, divergence)
+
+    def _install(self, unit: Unit, content: dict[str, Any] | None) -> None:
+        if content is None:
+            for state in unit.layers():
+                _round_to_nearest(state.layer)
+            return
+        for state in unit.layers():
+            state.layer.install_(_weight(content['weights'][state.name], state.layer))
+        for quantizer, scale in zip(unit.quantizers(), content['scales'], strict=True):
+            quantizer.set_scale(torch.tensor(scale))
+        keys = ('before', 'after', 'kept', 'seconds')
+        self.calibration.units.append({'name': unit.name} | {key: content[key] for key in keys})
+
+    def _load(self, name: str) -> dict[str, Any] | None:
+        return None if self.calibration.store is None else self.calibration.store.load(name)
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        if self.calibration.store is not None:
+            self.calibration.store.save(name, content)
+
+
+def _round_to_nearest(layer: nn.Module) -> None:
+    weight = layer.weight_matrix()
+    bias = None if layer.bias is None else layer.bias.detach()
+    layer.install_(round_to_nearest(weight, bias, fit_weight_grid(weight, layer.weight_spec)))
+
+
+def _content(outcome: Outcome) -> dict[str, Any]:
+    weights = {
+        name: {
+            'codes': weight.codes.to(torch.uint8),
+            'scale': weight.grid.scale,
+            'zero_point': weight.grid.zero_point,
+            'max_code': weight.grid.max_code,
+            'group': weight.grid.group,
+            'bias': weight.bias,
+        }
+        for name, weight in outcome.weights.items()
+    }
+    return {
+        'before': outcome.before,
+        'after': outcome.after,
+        'kept': outcome.kept,
+        'scales': outcome.scales,
+        'weights': weights,
+    }
+
+
+def _weight(saved: dict[str, Any], layer: nn.Module) -> QuantizedWeight:
+    device, dtype = layer.weight.device, layer.weight.dtype
+    grid = WeightGrid(saved['scale'], saved['zero_point'], saved['max_code'], saved['group']).to(device)
+    bias = None if saved['bias'] is None else saved['bias'].to(device)
+    return QuantizedWeight(saved['codes'].to(device, dtype), grid, bias)

@@ -1,0 +1,48 @@
+"""Recipes with grids of their own on a small mmdet Swin: finite, and close to the float model at 8 bits."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+import erq_mm
+from erq_mm.calibration.recipes import RECIPES
+
+from .swin import make_swin
+from .test_attention import Detector
+
+DOPQ = {'type': 'dopq', 'reconstruction': False}
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    return Detector(make_swin())
+
+
+def relative_error(model: nn.Module, recipe: object, bits: int) -> float:
+    """Return the largest relative error of the two outputs, at a size that pads windows."""
+    changed, image = copy.deepcopy(model), torch.randn(1, 3, 100, 132, generator=torch.Generator().manual_seed(1))
+    erq_mm.quantize_(changed, lambda m: m(image), recipe, bits, bits)
+    with torch.no_grad():
+        pairs = list(zip(changed(image), model(image), strict=True))
+    assert all(torch.isfinite(ours).all() for ours, _ in pairs)
+    return max(float((ours - theirs).norm() / theirs.norm()) for ours, theirs in pairs)
+
+
+# a grid that only has powers of two, or no finer base than 2**(10/37), keeps its error at any bit-width
+@pytest.mark.parametrize(('recipe', 'limit'), [
+    ('fq_vit', 0.1), ('adalog', 0.03), ({'type': 'adalog', 'bases': 'released'}, 0.06), (DOPQ, 0.03),
+    (DOPQ | {'variant': 'ones'}, 0.03),
+], ids=str)  # fmt: skip
+def test_error_at_8_and_4_bits(recipe: object, limit: float, model: nn.Module) -> None:
+    eight, four = (relative_error(model, recipe, bits) for bits in (8, 4))
+    assert eight < limit and eight < four < 0.4
+
+
+def test_powers_of_two_in_attention_make_most_of_the_error_of_fq_vit(model: nn.Module) -> None:
+    recipe = RECIPES['fq_vit']()
+    uniform = replace(recipe, activations=recipe.activations | {'post_softmax': recipe.activations['query']})
+    assert relative_error(model, uniform, 8) < 0.5 * relative_error(model, recipe, 8)
+    assert relative_error(model, uniform, 8) < 1.05 * relative_error(model, 'rtn', 8)
