@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..calibration.pipeline import check_steps
-from ..calibration.recipes import RECIPES, Recipe, RecipeLike, resolve_recipe
-from ..core.rounding import RoundingOptions
+from ..calibration.recipes import RECIPES, RecipeLike, resolve_recipe
 from ..core.spec import check_bits
 from ..nn.structure import SCOPES
 
@@ -66,17 +65,9 @@ def choose_recipe(entry: Any) -> RecipeChoice:
     try:
         resolved = resolve_recipe(recipe)
         check_steps(resolved)
-        _check_rounding(resolved)
     except (TypeError, ValueError) as error:
         raise ValueError(f'recipe {entry}: {error}') from error
     return RecipeChoice(label or _label(recipe), recipe, name, x)
-
-
-def _check_rounding(recipe: Recipe) -> None:
-    """Raise ValueError for roundings that `wqer` would refuse only after the calibration forwards."""
-    for step in recipe.steps:
-        if step['type'] == 'wqer' and step.get('rounding') is not None:
-            RoundingOptions(step['rounding'], step.get('k', 1), step.get('iterations', 100))
 
 
 def _label(recipe: RecipeLike) -> str:

@@ -106,7 +106,5 @@ class _Tails:
 
 
 def _row_error(weight: Tensor, scale: Tensor, zero_point: Tensor, max_code: int) -> Tensor:
-    values = torch.fake_quantize_per_channel_affine(
-        weight, scale[:, 0], zero_point[:, 0].to(torch.int32), 0, 0, max_code
-    )
+    values = (weight / scale).round_().clamp_(-zero_point, max_code - zero_point).mul_(scale)
     return values.sub_(weight).square_().sum(1, keepdim=True)

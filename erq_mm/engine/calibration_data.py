@@ -45,8 +45,8 @@ class CalibrationConfig:
         if count < recipe.images:
             raise ValueError(
                 f'recipe {recipe.name!r} asks for at least {recipe.images} calibration images, calibration gives '
-                f'{count}: set default_hooks.quantization.calibration.num_images={recipe.images}, or the recipe to fewer, e.g. '
-                f"recipe=dict(type='{recipe.name}', images={count})"
+                f'{count}: set default_hooks.quantization.calibration.num_images={recipe.images}, or the recipe to '
+                f"fewer, e.g. recipe=dict(type='{recipe.name}', images={count})"
             )
 
 

@@ -175,6 +175,11 @@ def test_convolutions_shared_over_levels_take_the_same_path() -> None:
 
 
 BAD_INPUT = [
+    (dict(recipe={'type': 'erq', 'lam_mode': 'rel'}), "lam_mode must be one of .* got 'rel'"),
+    (dict(recipe={'type': 'erq', 'lam': -1.0}), 'lam must not be negative, got -1.0'),
+    (dict(recipe={'type': 'erq', 'rounding': 'up'}), "rounding rule must be one of .* got 'up'"),
+    (dict(recipe={'type': 'erq', 'rounding': 'released', 'k': 2}), "'released' flips one weight at a time, got k=2"),
+    (dict(recipe={'type': 'erq', 'proxy': 'exact'}), "proxy must be one of .* got 'exact'"),
     (dict(recipe='erk'), "unknown recipe 'erk'; recipes are"),
     (dict(recipe={'type': 'erq', 'lambda': 3}), "recipe 'erq' with options .*lambda"),
     (dict(recipe=[{'type': 'fit_weight'}]), "unknown step 'fit_weight'; steps are"),

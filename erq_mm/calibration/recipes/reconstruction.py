@@ -16,7 +16,14 @@ from .closed_form import REPQ_ACTIVATIONS, repq
 
 PRESETS = ('published', 'fast')
 PUBLISHED = {'iterations': 20000, 'images': 256, 'rounding_lr': 1e-3}
-FAST = {'iterations': 120, 'images': 16, 'rounding_lr': 2e-2, 'rows': 4096, 'batch_rows': 512}
+FAST = {
+    'iterations': 60,
+    'layer_iterations': 250,
+    'images': 8,
+    'rounding_lr': 2e-2,
+    'rows': 4096,
+    'batch_rows': 512,
+}
 MGRQ_NOTE = 'MGRQ: reconstruction: the published losses were not available in full; terms and weights are our reading'
 FAST_SCALE_LR = 1e-3
 FAST_WEIGHT_LR = 2e-4  # of weights that are trained themselves
@@ -82,8 +89,8 @@ def mgrq(preset: str = 'published', **options: Any) -> Recipe:
     """MGRQ (ICIP 2024), reconstruction: the published losses were not available in full.
 
     Block reconstruction, plus the divergence of the model's predictions behind the block (Extra-Block Global
-    Supervision) and that of the softmax of every layer's output inside it (Intra-Block Local Supervision). Every term is
-    divided by its first value, and the weights (`global_weight`, `local_weight`) are 1: both are our choice.
+    Supervision) and that of the softmax of every layer's output inside it (Intra-Block Local Supervision). Every term
+    is divided by its first value, and the weights (`global_weight`, `local_weight`) are 1: both are our choice.
     """
     method = {'scale_lr': 4e-5, 'global_weight': 1.0, 'local_weight': 1.0, 'relative_terms': True}
     return _recipe('mgrq', preset, method | _sparse(preset), options, MGRQ_NOTE)

@@ -1,4 +1,4 @@
-"""What units are trained on: calls of a block, or rows of a layer, of the float model and of the quantized one so far."""
+"""What units are trained on: calls of a block or rows of a layer, of the float model and the one quantized so far."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

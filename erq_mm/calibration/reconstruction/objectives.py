@@ -1,4 +1,4 @@
-"""Objectives of reconstruction: a layer on its rows, and a block on its calls with the terms of the published methods."""
+"""Objectives of reconstruction: a layer on its rows, a block on its calls with the terms of the published methods."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -134,7 +134,7 @@ def layer_outputs(block: nn.Module, wanted: bool) -> Iterator[dict[str, Tensor]]
 
 
 def softmax_divergence(output: Tensor, wanted: Tensor) -> Tensor:
-    """Return KL(softmax(wanted) || softmax(output)) over the last dimension (of images: channels), mean over the rest."""
+    """Return KL(softmax(wanted) || softmax(output)) over the last dimension (images: channels), mean over the rest."""
     dim = 1 if output.dim() == 4 else -1
     log_p, log_q = wanted.log_softmax(dim), output.log_softmax(dim)
     return (log_p.exp() * (log_p - log_q)).sum(dim).mean()

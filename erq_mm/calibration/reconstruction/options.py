@@ -16,7 +16,7 @@ class ReconstructionOptions:
 
     Attributes:
         unit: `block` (Swin blocks, patch merging, patch embedding; everything else layer by layer) or `layer`.
-        iterations: per unit.
+        iterations: per unit; layer_iterations: per unit that is a single layer, None for as many.
         images: how many of the calibration images are used, None for all.
         rounding: `adaround`, or `straight_through` (the weights themselves are trained).
         rounding_lr: Adam's learning rate of V (`adaround`) or of the weights.
@@ -31,13 +31,14 @@ class ReconstructionOptions:
         relative_terms: divide every term by its first value, so that weights compare (MGRQ).
         regularization: weight of AdaRound's regularizer; beta_start, beta_stop, warmup: its schedule.
         rows: calibration rows kept per layer unit; batch_rows: rows per iteration.
-        outside: which layers outside the blocks are reconstructed too: `all`, those of the `neck`, or `none`; the others
-            are calibrated and rounded to nearest.
+        outside: which layers outside the blocks are reconstructed too: `all`, those of the `neck`, or `none`; the
+            others are calibrated and rounded to nearest.
         perturbation: D of the `perturbation` metric, relative to the root mean square of the output.
     """
 
     unit: str = 'block'
     iterations: int = 20000
+    layer_iterations: int | None = None
     images: int | None = None
     rounding: str = 'adaround'
     rounding_lr: float = 1e-3
@@ -60,11 +61,14 @@ class ReconstructionOptions:
 
     def __post_init__(self) -> None:
         for name, choices in (
-            ('unit', UNITS), ('rounding', tuple(ROUNDINGS)), ('inputs', INPUTS), ('metric', METRICS), ('outside', OUTSIDE),
+            ('unit', UNITS), ('rounding', tuple(ROUNDINGS)), ('inputs', INPUTS), ('metric', METRICS),
+            ('outside', OUTSIDE),
         ):  # fmt: skip
             if getattr(self, name) not in choices:
                 raise ValueError(f'reconstruction {name} must be one of {choices}, got {getattr(self, name)!r}')
-        for name in ('iterations', 'global_every', 'rows', 'batch_rows'):
+        for name in ('iterations', 'layer_iterations', 'global_every', 'rows', 'batch_rows'):
+            if name == 'layer_iterations' and self.layer_iterations is None:
+                continue
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f'reconstruction {name} must be a positive integer, got {getattr(self, name)!r}')
         for name in ('rounding_lr', 'perturbation'):
@@ -83,6 +87,10 @@ class ReconstructionOptions:
                 f"reconstruction unit='layer' knows the squared error only, got metric={self.metric!r}, "
                 f"global_weight={self.global_weight}, local_weight={self.local_weight}: use unit='block'"
             )
+
+    def iterations_of(self, is_block: bool) -> int:
+        """Return the number of iterations of a block, or of a single layer."""
+        return self.iterations if is_block or self.layer_iterations is None else self.layer_iterations
 
     def needs(self) -> set[str]:
         """Return what the calibration task must give, of 'loss' and 'predictions'."""

@@ -102,8 +102,9 @@ class UnitTrainer:
             groups.append({'params': scales, 'lr': options.scale_lr, 'peak_lr': options.scale_lr})
         optimizer = torch.optim.Adam(groups, fused=True)
         self._set_drop(options.drop)
-        for iteration in range(options.iterations):
-            progress = iteration / options.iterations
+        iterations = options.iterations_of(self.unit.is_block)
+        for iteration in range(iterations):
+            progress = iteration / iterations
             for group in optimizer.param_groups:
                 if 'peak_lr' in group:
                     group['lr'] = group['peak_lr'] * 0.5 * (1 + math.cos(math.pi * progress))

@@ -15,11 +15,11 @@ from ..state import Calibration, SiteState
 from .collect_statistics import collect_statistics
 from .fit_activations import fit_activations
 from .hessian_search import SearchOptions, hessian_search
-from .reparameterize import reparameterize
 from .reconstruct import reconstruct
+from .reparameterize import reparameterize
 from .search_grids import check_options as check_search
 from .search_grids import search_grids
-from .weights import aqer, fit_weights, gptq, wqer
+from .weights import aqer, check_corrections, fit_weights, gptq, wqer
 
 MODEL_STEPS = {
     'fit_activations': fit_activations,
@@ -31,8 +31,10 @@ MODEL_STEPS = {
 }
 LAYER_STEPS = {'aqer': aqer, 'fit_weights': fit_weights, 'gptq': gptq, 'wqer': wqer}
 
-# step -> what it needs of the calibration task ('loss', 'predictions'), given its options
+# step -> what it needs of the calibration task ('loss', 'predictions'); raises ValueError for options it would refuse
 STEP_NEEDS: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
+    'aqer': check_corrections,
+    'wqer': check_corrections,
     'reconstruct': lambda options: ReconstructionOptions(**options).needs(),
     'search_grids': lambda options: check_search(**options),
     'hessian_search': lambda options: SearchOptions(**options).needs(),

@@ -15,7 +15,8 @@ from ..samples import SiteSamples, collect_samples
 from ..state import Calibration, SiteState
 
 METRICS = ('hessian', 'mse')
-NO_GRADIENT = 'the loss does not depend on it: scales searched for the plain squared error'
+NO_GRADIENT = 'no gradient of the loss reaches its samples: scales searched for the plain squared error'
+OVERSAMPLING = 4  # gradients are sparse (RPN) and heavy-tailed: a quarter of the rows has nearly all of the metric
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class SearchOptions:
         candidates, alpha, beta: scales tried are the first one times alpha + i / candidates (beta - alpha), i from 0 to
             `candidates`.
         rounds: of weight given input, then input given weight.
-        rows, pairs: samples of a layer, and of a product of activations (one window of one head is a pair).
+        rows, pairs: samples of a layer, and of a product of activations (one window of one head is a pair), that the
+            search works on. With gradients, those of largest gradient among four times as many.
         metric: `hessian`, squared errors times squared gradients of the loss; or `mse`, plain ones.
     """
 
@@ -61,7 +63,7 @@ def hessian_search(calibration: Calibration, **options: Any) -> None:
     """Search the scales of weights and inputs, site by site on samples of the float model, and quantize the weights.
 
     Gradients are those of the task's loss at the float model, where the published code takes them of a divergence that
-    is zero there but for rounding errors. Sites that the loss does not depend on, or that it never calls, are searched
+    is zero there but for rounding errors. Sites that no gradient reaches, or that the loss never calls, are searched
     for the plain squared error, and the report says so. Layers without samples are rounded to nearest.
 
     Args:
@@ -77,9 +79,19 @@ def _samples(calibration: Calibration, options: SearchOptions) -> dict[str, Site
     sizes = {'rows': options.rows, 'pairs': options.pairs}
     if options.metric == 'mse':
         return collect_samples(calibration, calibration.sites, **sizes)
-    samples = collect_samples(calibration, calibration.sites, **sizes, with_gradients=True)
+    more = {name: OVERSAMPLING * size for name, size in sizes.items()}
+    samples = collect_samples(calibration, calibration.sites, **more, with_gradients=True)
+    for state in calibration.sites:
+        samples[state.name] = _heaviest(samples[state.name], options.rows if state.has_weight else options.pairs)
     not_called = [state for state in calibration.sites if not len(samples[state.name].inputs[0])]
     return samples | (collect_samples(calibration, not_called, **sizes) if not_called else {})
+
+
+def _heaviest(samples: SiteSamples, count: int) -> SiteSamples:
+    """Return the `count` samples of largest gradient norm; the first ones where all are zero."""
+    norms = samples.gradients.flatten(1).norm(dim=1)
+    kept = norms.argsort(descending=True, stable=True)[:count]
+    return SiteSamples(tuple(part[kept] for part in samples.inputs), samples.gradients[kept])
 
 
 def _search_site(state: SiteState, samples: SiteSamples, options: SearchOptions) -> None:

@@ -48,7 +48,7 @@ class _Reconstruction:
         del self.reference
 
     def _iterations(self, segment: Segment) -> int:
-        return self.options.iterations if self._is_trained(segment) else 0
+        return self.options.iterations_of(segment.is_block) if self._is_trained(segment) else 0
 
     def _is_trained(self, segment: Segment) -> bool:
         if segment.states[0].site.block is not None or self.options.outside == 'all':
@@ -73,7 +73,7 @@ class _Reconstruction:
                     content['seconds'] = time.perf_counter() - started
                     self._save(unit.name, content)
             elif trained:
-                self._advance(self.options.iterations)
+                self._advance(self.options.iterations_of(unit.is_block))
             self._install(unit, content)
         for state in segment.states:
             for quantizer in state.quantizers():
@@ -89,7 +89,7 @@ class _Reconstruction:
         with differentiable(self.model), differentiable(self.reference):
             objective = self._block_objective(unit) if unit.is_block else self._rows_objective(unit, rows)
             if objective is None:
-                self._advance(self.options.iterations)
+                self._advance(self.options.iterations_of(unit.is_block))
                 return None
             with UnitTrainer(unit, self.options, generator) as trainer:
                 outcome = trainer.train(objective, self._advance)

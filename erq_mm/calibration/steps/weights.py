@@ -1,11 +1,15 @@
 """The closed-form steps on one layer: correct it for its input's error, fit the weight's grid, quantize it."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from ...core import gptq as gptq_core
 from ...core.activation_error import correct_activation_error, corrected_mse
+from ...core.ridge import damping
 from ...core.rounding import RoundingOptions
-from ...core.weight_error import reduce_weight_error
+from ...core.weight_error import PROXIES, reduce_weight_error
 from ...core.weight_grid import fit_weight_grid, round_to_nearest
 from ..state import SiteState
 
@@ -58,6 +62,16 @@ def wqer(
     )
     state.quantized = quantized
     state.record('wqer')
+
+
+def check_corrections(options: Mapping[str, Any]) -> set[str]:
+    """Raise ValueError for values that `aqer` or `wqer` would refuse; they need nothing of the calibration task."""
+    damping(options.get('lam_mode', 'relative'), options.get('lam', 0.0), 1.0, 1)
+    if options.get('rounding') is not None:
+        RoundingOptions(options['rounding'], options.get('k', 1), options.get('iterations', 100))
+    if options.get('proxy', PROXIES[0]) not in PROXIES:
+        raise ValueError(f'proxy must be one of {PROXIES}, got {options["proxy"]!r}')
+    return set()
 
 
 def gptq(state: SiteState, damping: float = 0.01, act_order: bool = False) -> None:

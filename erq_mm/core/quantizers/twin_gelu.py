@@ -4,9 +4,8 @@ from torch import Tensor
 
 from ..histogram import Histogram
 from ..scale_search import symmetric_scale
+from .adaptive_log import GELU_MINIMUM
 from .line_searched import LineSearchedQuantizer
-
-GELU_MINIMUM = 0.16997124254703522  # minus the least value of GELU
 
 
 class TwinGeluQuantizer(LineSearchedQuantizer):

@@ -19,7 +19,7 @@ def decode(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 
 class UniformQuantizer(Quantizer):
-    """Per-tensor affine quantizer. A non-integer zero point (as published for RepQ) is allowed, and slower."""
+    """Per-tensor affine quantizer. A non-integer zero point (as published for RepQ) is allowed."""
 
     def refresh(self) -> None:
         # Python numbers: reading a buffer in every forward would stop a GPU
@@ -37,8 +37,6 @@ class UniformQuantizer(Quantizer):
         self.set_parameters(scale, zero_point)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        max_code = self.spec.max_code
-        if self._zero_point.is_integer() and 0 <= self._zero_point <= max_code:
-            return torch.fake_quantize_per_tensor_affine(x, self._scale, int(self._zero_point), 0, max_code)
+        # four passes in place: several times faster on a CPU than torch.fake_quantize_per_tensor_affine
         codes = (x * (1 / self._scale)).round_()
-        return codes.clamp_(-self._zero_point, max_code - self._zero_point).mul_(self._scale)
+        return codes.clamp_(-self._zero_point, self.spec.max_code - self._zero_point).mul_(self._scale)
