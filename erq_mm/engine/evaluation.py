@@ -17,7 +17,7 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..calibration.recipes import RECIPES
+from ..calibration.recipes import FAST_RECIPES, RECIPES
 from .calibration_data import innermost_dataset
 from .checkpoints import CheckpointGuardHook
 
@@ -58,7 +58,8 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
         '--recipe',
         type=parse_recipe,
         metavar='NAME[_wXaY]',
-        help=f'quantize with this recipe ({", ".join(sorted(RECIPES))}), for example erq_w3a4; a bare name means w4a4',
+        help=f'quantize with this recipe ({", ".join(sorted(RECIPES))}), for example erq_w3a4; a bare name means w4a4; '
+        'methods that train have a short version, for example qdrop_fast',
     )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, help='key=value pairs merged into the config, after --recipe'
@@ -77,8 +78,10 @@ def parse_recipe(text: str) -> dict[str, Any]:
     """
     match = re.fullmatch(r'(?P<name>.+?)(?:_w(?P<w>\d+)a(?P<a>\d+))?', text)
     name, w_bits, a_bits = match['name'], int(match['w'] or 4), int(match['a'] or 4)
-    if name not in RECIPES:
-        raise argparse.ArgumentTypeError(f'unknown recipe {name!r} in {text!r}; recipes are {sorted(RECIPES)}')
+    if name not in RECIPES and name not in FAST_RECIPES:
+        raise argparse.ArgumentTypeError(
+            f'unknown recipe {name!r} in {text!r}; recipes are {sorted(RECIPES)} and {sorted(FAST_RECIPES)}'
+        )
     for what, bits in (('weight', w_bits), ('activation', a_bits)):
         if not 2 <= bits <= 8:
             raise argparse.ArgumentTypeError(f'{what} bits must be 2 to 8, got {bits} in {text!r}')

@@ -232,6 +232,15 @@ def test_captured_calls_and_rows_belong_together() -> None:
         torch.testing.assert_close(call.output, reference[1](call.x))
 
 
+def test_fast_versions_have_names_of_their_own() -> None:
+    from erq_mm.calibration.recipes import resolve_recipe
+
+    assert resolve_recipe('qdrop_fast') == resolve_recipe({'type': 'qdrop', 'preset': 'fast'})
+    assert resolve_recipe('qdrop').images == 256 and resolve_recipe('qdrop_fast').images == 8
+    with pytest.raises(ValueError, match="unknown recipe 'erq_fast'; recipes are .*'qdrop_fast'"):
+        resolve_recipe('erq_fast')
+
+
 BAD = [
     (dict(type='qdrop', preset='quick'), "preset must be one of .*'fast'.*, got 'quick'"),
     (dict(type='qdrop', iteration=5), r"no option \['iteration'\]; it has .*'iterations'"),

@@ -1,6 +1,7 @@
 """Recipes by name: a published method is a recipe, not a code path."""
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 from .adalog import adalog
@@ -29,13 +30,14 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     'ptq4vit': ptq4vit,
     'ptq4vit_channelwise': ptq4vit_channelwise,
 }
+FAST_RECIPES = {f'{name}_fast': name for name, make in RECIPES.items() if 'preset' in signature(make).parameters}
 RecipeLike = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Recipe
 
 
 def resolve_recipe(recipe: RecipeLike) -> Recipe:
     """Return the recipe meant by a name, by `{'type': name, option: value}`, or by a list of steps.
 
-    A list of steps gets the quantizers of RepQ-ViT.
+    `NAME_fast` is the recipe NAME with `preset='fast'`. A list of steps gets the quantizers of RepQ-ViT.
 
     Raises:
         ValueError: unknown name or option, with those that exist.
@@ -47,8 +49,10 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
     if isinstance(recipe, Mapping):
         options = dict(recipe)
         name = options.pop('type', None)
+        if name not in RECIPES and name in FAST_RECIPES:
+            name, options = FAST_RECIPES[name], {'preset': 'fast'} | options
         if name not in RECIPES:
-            raise ValueError(f'unknown recipe {name!r}; recipes are {sorted(RECIPES)}')
+            raise ValueError(f'unknown recipe {name!r}; recipes are {sorted(RECIPES)} and {sorted(FAST_RECIPES)}')
         try:
             return RECIPES[name](**options)
         except TypeError as error:
@@ -59,4 +63,4 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
     return Recipe('custom', steps=steps, activations=activations)
 
 
-__all__ = ['RECIPES', 'Recipe', 'RecipeLike', 'resolve_recipe']
+__all__ = ['FAST_RECIPES', 'RECIPES', 'Recipe', 'RecipeLike', 'resolve_recipe']
