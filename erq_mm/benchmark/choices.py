@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..calibration.pipeline import check_steps
+from ..calibration.checks import check_steps
 from ..calibration.recipes import RECIPES, RecipeLike, resolve_recipe
 from ..core.spec import check_bits
 from ..nn.structure import SCOPES

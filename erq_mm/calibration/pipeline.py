@@ -16,13 +16,14 @@ from torch import nn
 from ..core.spec import QuantSpec, check_bits
 from ..nn.structure import Site, find_sites
 from ..nn.swap import swap_
+from .checks import check_steps
 from .memory import PeakMemory
 from .progress import track
 from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
 from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
-from .steps import LAYER_STEPS, MODEL_STEPS, STEP_NEEDS, WEIGHT_STEPS, needs, option_names, step_options
+from .steps import LAYER_STEPS, MODEL_STEPS, needs, step_options
 from .steps.weights import check_weight
 from .task import CalibrationTask, as_task, check_task
 
@@ -180,38 +181,6 @@ def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith('re:'):
         return re.search(pattern[3:], name) is not None
     return fnmatchcase(name, pattern)
-
-
-def check_steps(recipe: Recipe) -> None:
-    """Raise ValueError for an unknown step or an option the step does not have."""
-    known = MODEL_STEPS | LAYER_STEPS
-    for step in recipe.steps:
-        name = step.get('type')
-        if name not in known:
-            raise ValueError(f'recipe {recipe.name!r}: unknown step {name!r}; steps are {sorted(known)}')
-        allowed = option_names(name)
-        unknown = sorted(set(step) - {'type', *allowed})
-        if unknown:
-            raise ValueError(f'recipe {recipe.name!r}: step {name!r} has no option {unknown}; it has {allowed}')
-        if name in STEP_NEEDS:
-            STEP_NEEDS[name](step_options(step))  # refuses values that contradict each other
-    types = [step['type'] for step in recipe.steps]
-    if 'fit_activations' not in types:
-        raise ValueError(f"recipe {recipe.name!r} lacks the step 'fit_activations': nothing would be quantized")
-    weight_steps = [name for name in types if name in WEIGHT_STEPS]
-    if len(weight_steps) != 1:
-        raise ValueError(
-            f'recipe {recipe.name!r} needs exactly one of the steps {list(WEIGHT_STEPS)}, which put the weights on a '
-            f'grid; it has {weight_steps}'
-        )
-    for later, earlier in (
-        ('hessian_search', 'fit_activations'),
-        ('search_grids', 'fit_activations'), ('aqer', 'collect_statistics'), ('wqer', 'collect_statistics'),
-        ('wqer', 'fit_weights'),
-        ('gptq', 'collect_statistics'), ('gptq', 'fit_weights'),
-    ):  # fmt: skip
-        if later in types and earlier not in types[: types.index(later)]:
-            raise ValueError(f'recipe {recipe.name!r}: step {later!r} needs {earlier!r} before it')
 
 
 def swap_for_calibration(

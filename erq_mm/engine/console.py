@@ -3,6 +3,8 @@
 import io
 import re
 from collections import defaultdict
+from statistics import median
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -29,10 +31,23 @@ def summary(report: Report, width: int = 160) -> str:
     Console(file=text, width=width).print(table)
     seconds = ', '.join(f'{name} {value:.1f}' for name, value in report.seconds.items() if name != 'total')
     sizes = f'{report.float_size_bytes / 2**20:.1f} MB -> {report.size_bytes / 2**20:.1f} MB packed'
-    return (
+    return '\n'.join([
         f'{text.getvalue()}calibration: {report.seconds["total"]:.1f} s ({seconds}); '
-        f'images {report.calibration.get("image_ids")}; weights of quantized layers: {sizes}'
-    )
+        f'images {report.calibration.get("image_ids")}; weights of quantized layers: {sizes}',
+        *_reconstruction(report.reconstruction),
+        *(f'note: {note}' for note in report.notes),
+    ])  # fmt: skip
+
+
+def _reconstruction(units: list[dict[str, Any]]) -> list[str]:
+    if not units:
+        return []
+    ratios = sorted(unit['after'] / unit['before'] if unit['before'] > 0 else 1.0 for unit in units)
+    unchanged = sum(not unit['kept'] for unit in units)
+    return [
+        f'reconstruction: {len(units)} units, objective after / before {ratios[0]:.2f} .. {ratios[-1]:.2f}, median '
+        f'{median(ratios):.2f}; {unchanged} keep their calibrated values'
+    ]
 
 
 def _pattern(name: str) -> str:

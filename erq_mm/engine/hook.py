@@ -12,7 +12,8 @@ from mmengine.runner import Runner
 from rich.progress import Progress
 from torch import nn
 
-from ..calibration.pipeline import check_steps, plan_quantization, quantize_
+from ..calibration.checks import check_steps
+from ..calibration.pipeline import plan_quantization, quantize_
 from ..calibration.progress import new_progress
 from ..calibration.recipes import RecipeLike, resolve_recipe
 from ..calibration.report import Report, check_writable

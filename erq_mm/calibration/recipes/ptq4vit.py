@@ -36,7 +36,7 @@ def ptq4vit(**options: Any) -> Recipe:
 def ptq4vit_channelwise(**options: Any) -> Recipe:
     """A variant of PTQ4ViT that was not published: one symmetric scale per output row of every weight.
 
-    Far better at few bits than `ptq4vit`; not to be compared with the published figures.
+    Not to be compared with the published figures.
 
     Args:
         options: see `ptq4vit`.
