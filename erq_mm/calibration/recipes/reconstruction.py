@@ -17,16 +17,18 @@ from .closed_form import REPQ_ACTIVATIONS, repq
 PRESETS = ('published', 'fast')
 PUBLISHED = {'iterations': 20000, 'images': 256, 'rounding_lr': 1e-3}
 FAST = {
-    'iterations': 60,
-    'layer_iterations': 250,
+    'iterations': 50,
+    'layer_iterations': 200,
     'images': 8,
-    'rounding_lr': 2e-2,
+    'rounding_lr': 3e-2,
+    'relative_terms': True,
+    'regularization': 2e-3,
     'rows': 4096,
     'batch_rows': 512,
 }
 MGRQ_NOTE = 'MGRQ: reconstruction: the published losses were not available in full; terms and weights are our reading'
 FAST_SCALE_LR = 1e-3
-FAST_WEIGHT_LR = 2e-4  # of weights that are trained themselves
+FAST_WEIGHT_LR = 5e-5  # of weights that are trained themselves
 
 
 def reconstruction_step(preset: str, method: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class RowsObjective:
     ) -> None:
         self.layer, self.rows, self.options = layer, rows, options
         self.weight, self.bias = weight.flatten(1), bias
+        self._unit = None if options.relative_terms else 1.0
 
     def sample(self, generator: torch.Generator, iteration: int) -> Tensor:
         count = len(self.rows.x)
@@ -36,11 +37,14 @@ class RowsObjective:
             self.weight.device
         )
         x, x_q = self.rows.x[chosen], self.rows.x_q[chosen]
-        return self._error(x, dropped(x, x_q, self.options.drop, generator))
+        return self._error(x, dropped(x, x_q, self.options.drop, generator)) / (self._unit or 1.0)
 
     def total(self) -> Tensor:
         parts = zip(self.rows.x.split(ROWS_PER_CHUNK), self.rows.x_q.split(ROWS_PER_CHUNK), strict=True)
-        return sum(self._error(x, x_q) * len(x) for x, x_q in parts) / len(self.rows.x)
+        total = sum(self._error(x, x_q) * len(x) for x, x_q in parts) / len(self.rows.x)
+        if self._unit is None:
+            self._unit = max(float(total), 1e-12)
+        return total / self._unit
 
     def _error(self, x: Tensor, x_q: Tensor) -> Tensor:
         output = F.linear(self.layer.input_quantizer(x_q), self.layer.weight.flatten(1), self.bias)

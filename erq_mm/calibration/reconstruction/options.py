@@ -28,7 +28,8 @@ class ReconstructionOptions:
         global_weight: of the divergence of the model's predictions behind the block (PD-Quant, MGRQ).
         global_every: iterations between two evaluations of that term.
         local_weight: of the divergence of the outputs of the layers inside the block (MGRQ).
-        relative_terms: divide every term by its first value, so that weights compare (MGRQ).
+        relative_terms: divide every term by its first value, so that weights compare (MGRQ); that of the regularizer is
+            then also independent of the size of a layer's outputs.
         regularization: weight of AdaRound's regularizer; beta_start, beta_stop, warmup: its schedule.
         rows: calibration rows kept per layer unit; batch_rows: rows per iteration.
         outside: which layers outside the blocks are reconstructed too: `all`, those of the `neck`, or `none`; the
