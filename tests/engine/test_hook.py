@@ -9,6 +9,7 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from erq_mm.calibration.reconstruction.trainer import UnitTrainer
 from erq_mm.calibration.steps import LAYER_STEPS
 from erq_mm.core.quantizers import Quantizer
 from erq_mm.engine import hook as hook_module
@@ -16,7 +17,7 @@ from erq_mm.engine.hook import ERQHook, unwrap
 from erq_mm.nn import QuantLayer
 
 from ..conftest import ROOT
-from .conftest import CHECKPOINT
+from .conftest import CHECKPOINT, CONFIG
 
 QUANTIZATION = 'default_hooks.quantization'
 
@@ -46,6 +47,23 @@ def test_a_second_evaluation_does_not_calibrate_again(make_runner, monkeypatch) 
     monkeypatch.setattr(hook_module, 'quantize_', lambda *a, **k: pytest.fail('calibrated twice'))
     runner._has_loaded = True
     assert runner.test_loop.run() == first
+
+
+def test_a_trained_recipe_resumes_from_its_folder(make_runner, read_report, tmp_path, monkeypatch) -> None:
+    config = tmp_path / 'qdrop.py'
+    config.write_text(f"""
+_base_ = ['{CONFIG}']
+default_hooks = dict(quantization=dict(
+    type='ERQHook', recipe=dict(type='qdrop', preset='fast', iterations=1, layer_iterations=1, images=1),
+    work_dir={str(tmp_path / 'units')!r}))
+""")
+    first = make_runner(config=str(config)).test()
+    report = read_report()
+    assert len(report['reconstruction']) == 18
+    assert all(unit['after'] <= unit['before'] for unit in report['reconstruction'])
+    assert len(list((tmp_path / 'units').glob('reconstruction-*/*.pt'))) == 18
+    monkeypatch.setattr(UnitTrainer, 'train', lambda *a: pytest.fail('trained again'))
+    assert make_runner(config=str(config)).test() == first
 
 
 def test_options_come_after_the_recipe(make_runner, read_report) -> None:
