@@ -3,16 +3,17 @@
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from ..bootstrap import Interval
 from ..results import TASKS, Row
 from ..study import FLOAT, Study
-from .canvas import COLOURS, MARKERS, float_line, new_figure, spread_labels, to_png
+from .canvas import COLOURS, MARKERS, float_line, new_figure, to_png
 
 LARGEST_DROP = 15.0  # AP points below float that a plot still resolves; what lies lower is marked at its edge
 
-
+LEGEND_COLUMNS = 5
 WHISKERS = (
     'whiskers are the 95 % bootstrap interval of the difference to float on the same resampled test images; one that '
     'reaches the dashed line is not told apart from float.'
@@ -91,47 +92,53 @@ def _legend_below(figure: object, axes: Axes) -> None:
 
 def seconds_figure(study: Study, rows: list[Row]) -> tuple[bytes, str]:
     """Return box AP against calibration seconds, a panel per detector and number of bits."""
-    bits = _bits(study)
-    figure, axes = new_figure(
-        len(study.detectors), len(bits), 5.2 * len(bits) + 0.6, 4.0 * len(study.detectors), sharex=True
-    )
+    bits, names = _bits(study), _names(study, rows)
+    height = 3.4 * len(study.detectors) + 0.22 * len(names) / LEGEND_COLUMNS
+    figure, axes = new_figure(len(study.detectors), len(bits), 4.6 * len(bits) + 0.6, height, sharex=True)
     for line, detector in zip(axes, study.detectors, strict=True):
         for panel, wanted in zip(line, bits, strict=True):
             own = [row for row in rows if row.detector == detector]
             baseline = _float_row(own)
             edge = max(baseline.ap('box').value - LARGEST_DROP, 0) if baseline else 0
-            _scatter(panel, [row for row in own if row.bits == wanted and row.seconds], study, edge)
+            _scatter(panel, [row for row in own if row.bits == wanted and row.seconds], study, names, edge)
             if baseline:
                 float_line(panel, baseline.ap('box').value, vertical=False)
+            _widen(panel)
             panel.set_title(f'{detector.title}, {wanted}')
             panel.set_xlabel('calibration, seconds')
             panel.set_ylabel('box AP, percent')
+    handles = [Line2D([], [], linestyle='', markersize=6, label=name, **_style(i)) for i, name in enumerate(names)]
+    figure.legend(handles=handles, loc='outside lower center', ncols=LEGEND_COLUMNS)
     jobs = sorted({result['provenance']['jobs'] for row in rows for result in row.results})
     load = f', measured with {" or ".join(map(str, jobs))} cell(s) side by side'
     caption = f'Box AP against seconds of calibration{load}; the dashed line is float.'
-    return to_png(figure), f'{caption} What lies far below it is drawn at the bottom with its AP in brackets.'
+    return to_png(figure), f'{caption} What lies far below it is drawn at the bottom with its AP beside.'
 
 
-def _scatter(panel: Axes, rows: list[Row], study: Study, edge: float) -> None:
+def _style(index: int) -> dict[str, str]:
+    """Return colour and marker of a recipe: every pair occurs once before one repeats."""
+    count = len(MARKERS)
+    return {'color': COLOURS[index % len(COLOURS)], 'marker': MARKERS[(index + index // count) % count]}
+
+
+def _scatter(panel: Axes, rows: list[Row], study: Study, names: list[str], edge: float) -> None:
     panel.set_xscale('log')
     panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     panel.xaxis.set_major_formatter('{x:g}')
     panel.xaxis.set_minor_formatter(NullFormatter())
-    aps = [max(row.ap('box').value, edge) for row in rows]
-    if not aps:
-        return
-    span = max(max(aps) - min(aps), 1.0)
-    labels = spread_labels(aps, 0.045 * span)
-    for index, (row, ap, y) in enumerate(zip(rows, aps, labels, strict=True)):
-        colour, marker = COLOURS[index % len(COLOURS)], MARKERS[index % len(MARKERS)]
-        name = _name(study, row) + (f' ({row.ap("box").value:.1f})' if ap == edge else '')
-        panel.plot(row.seconds, ap, marker, color=colour, markersize=6)
-        panel.annotate(
-            name, (row.seconds, ap), xytext=(row.seconds * 1.25, y), fontsize=8, color=colour, va='center',
-            arrowprops={'arrowstyle': '-', 'color': colour, 'linewidth': 0.4},
-        )  # fmt: skip
-    low, high = min(row.seconds for row in rows), max(row.seconds for row in rows)
-    panel.set_xlim(low / 1.5, high * 4)  # room for the labels
+    for row in rows:
+        value = row.ap('box').value
+        style = _style(names.index(_name(study, row)))
+        panel.plot(row.seconds, max(value, edge), linestyle='', markersize=6, **style)
+        if value < edge:
+            panel.annotate(f' {value:.1f}', (row.seconds, edge), color=style['color'], fontsize=8, va='center')
+
+
+def _widen(panel: Axes) -> None:
+    """Show at least one point of AP, so that differences far below the noise do not look like any."""
+    low, high = panel.get_ylim()
+    missing = max(1.0 - (high - low), 0.0) / 2
+    panel.set_ylim(low - missing, high + missing)
 
 
 def curve_figure(study: Study, rows: list[Row]) -> tuple[bytes, str]:

@@ -47,13 +47,3 @@ def float_line(axes: Axes, value: float, vertical: bool) -> None:
     """Mark the float detector's value."""
     draw = axes.axvline if vertical else axes.axhline
     draw(value, color=GREY, linestyle='--', linewidth=1, zorder=1, label='float')
-
-
-def spread_labels(positions: list[float], gap: float) -> list[float]:
-    """Return label positions in the order of `positions`, moved apart so that neighbours differ by at least `gap`."""
-    order = sorted(range(len(positions)), key=lambda i: positions[i])
-    moved = list(positions)
-    for previous, current in zip(order, order[1:], strict=False):
-        moved[current] = max(moved[current], moved[previous] + gap)
-    excess = sum(m - p for m, p in zip(moved, positions, strict=True)) / max(len(positions), 1)
-    return [m - excess for m in moved]
