@@ -9,7 +9,7 @@ def small(name: str, **options: object) -> dict[str, object]:
     """Return the recipe of a name with short training."""
     if name not in RECONSTRUCTIONS:
         return {'type': name, **options}
-    return {'type': name, 'preset': 'fast', 'iterations': 5, 'images': 1, **options}
+    return {'type': name, 'preset': 'fast', 'iterations': 5, 'layer_iterations': 5, 'images': 1, **options}
 
 
 SMALL_RECIPES = {name: small(name) for name in sorted(erq_mm.RECIPES)}

@@ -109,9 +109,10 @@ def test_reconstruction_of_a_detector(tiny_shapes: Path) -> None:
     for recipe in ('brecq', 'mgrq', 'aphq'):
         model, images = load(NAMES[0], tiny_shapes)
         task = DetectorTask(images, with_masks=False, progress=None, with_labels=recipe == 'brecq')
-        report = erq_mm.quantize_(model, task, {'type': recipe, 'preset': 'fast', 'images': 1, 'iterations': 2})
+        short = {'preset': 'fast', 'images': 1, 'iterations': 2, 'layer_iterations': 2}
+        report = erq_mm.quantize_(model, task, {'type': recipe} | short)
         assert all(unit['after'] <= unit['before'] for unit in report.reconstruction)
-        assert not report.notes
+        assert not any('plain squared error' in note for note in report.notes)
         assert sum(isinstance(m, QuantLinear) for m in model.modules()) > 40
         assert not any(m.training for m in model.modules())
         with differentiable(model):
