@@ -1,6 +1,7 @@
 """Reconstruction on a small Swin: objectives by hand, what it may not touch, and resuming after a kill."""
 
 import copy
+import importlib
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from torch import nn
 
 import erq_mm
 from erq_mm.calibration.reconstruction import trainer
-from erq_mm.calibration.reconstruction.capture import Call, Rows, capture_calls, capture_rows
+from erq_mm.calibration.reconstruction.capture import Call, RowCapture, Rows, capture_calls
 from erq_mm.calibration.reconstruction.objectives import BlockObjective, RowsObjective, dropped, softmax_divergence
 from erq_mm.calibration.reconstruction.options import ReconstructionOptions
 from erq_mm.calibration.reconstruction.sensitivity import fisher_weights, global_term, perturbation_weights
@@ -222,7 +223,8 @@ def test_captured_calls_and_rows_belong_together() -> None:
     with torch.no_grad():
         model[0].weight.copy_(2 * torch.eye(3))
     task = erq_mm.ClassifierTask([torch.randn(50, 3), torch.randn(30, 3)])
-    rows = capture_rows(model, reference, ['1'], task, range(2), 20, seed=0, quantized=True)['1']
+    capture = RowCapture(reference, {'1': 0}, task, range(2), 20)
+    rows = capture.rows('1', model)
     assert rows.x.shape == (20, 3)
     torch.testing.assert_close(rows.x_q, 2 * rows.x)
     calls = capture_calls(model, reference, '1', task, range(2), quantized=True)
@@ -230,6 +232,45 @@ def test_captured_calls_and_rows_belong_together() -> None:
     for call in calls:
         torch.testing.assert_close(call.x_q, 2 * call.x)
         torch.testing.assert_close(call.output, reference[1](call.x))
+
+
+def test_rows_of_a_layer_see_the_layers_quantized_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[int, Rows] = {}
+
+    class Recorded(RowsObjective):
+        def __init__(self, layer: QuantLayer, rows: Rows, *others: object) -> None:
+            super().__init__(layer, rows, *others)
+            seen[layer.in_features] = rows
+
+    step = importlib.import_module('erq_mm.calibration.steps.reconstruct')  # the package's attribute is the function
+    monkeypatch.setattr(step, 'RowsObjective', Recorded)
+    model = nn.Sequential(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2)))  # one part of the model
+    reference, x = copy.deepcopy(model), torch.randn(40, 3)
+    erq_mm.quantize_(model, erq_mm.ClassifierTask([x]), small('adaround'), 2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(seen[5].x, reference[0][0](x))
+        torch.testing.assert_close(seen[5].x_q, model[0][0](x))
+        assert not torch.allclose(seen[5].x, seen[5].x_q, atol=0.1)
+
+
+def test_a_forward_ends_at_the_layer_whose_rows_are_wanted() -> None:
+    """The layer is called twice an image: its rows are complete, and nothing behind it runs."""
+    layer = QuantLinear(nn.Linear(3, 3), QuantSpec(4, 'row'), QuantSpec(4))
+    model = nn.Sequential(layer, layer, nn.Identity())
+    ran: list[nn.Module] = []
+    model[2].register_forward_hook(lambda module, _args, _out: ran.append(module))
+    capture = RowCapture(model, {'0': 0}, erq_mm.ClassifierTask([torch.randn(4, 3)]), range(1), 20)
+    assert len(ran) == 1
+    rows = capture.rows('0', model)
+    assert len(ran) == 1 and rows.x.shape == (8, 3)
+    torch.testing.assert_close(rows.x_q, rows.x)
+
+
+def test_a_layer_that_is_never_called_has_no_rows() -> None:
+    model = nn.ModuleList([QuantLinear(nn.Linear(3, 3), QuantSpec(4, 'row'), QuantSpec(4)) for _ in range(2)])
+    model.forward = lambda x: model[0](x)
+    capture = RowCapture(model, {'0': 0, '1': 1}, erq_mm.ClassifierTask([torch.randn(4, 3)]), range(1), 20)
+    assert capture.rows('1', model) is None and len(capture.rows('0', None).x) == 4
 
 
 def test_fast_versions_have_names_of_their_own() -> None:

@@ -1,6 +1,6 @@
 """What units are trained on: calls of a block or rows of a layer, of the float model and the one quantized so far."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -99,35 +99,64 @@ class Rows:
     x_q: Tensor
 
 
-def capture_rows(
-    model: nn.Module,
-    reference: nn.Module,
-    names: Sequence[str],
-    task: CalibrationTask,
-    images: Sequence[int],
-    capacity: int,
-    seed: int,
-    quantized: bool,
-) -> dict[str, Rows]:
-    """Return up to `capacity` rows of every layer in `names`, chosen at random over all calls; none if never called."""
-    x = _rows(reference, names, task, images, capacity, seed)
-    x_q = _rows(model, names, task, images, capacity, seed) if quantized else x
-    return {name: Rows(x[name], x_q[name]) for name in names}
+class RowCapture:
+    """Input rows of the layers of one part of the model, of the float model all at once.
 
+    The quantized model's rows are taken layer by layer (`rows`), because those of a layer depend on how the layers
+    before it have been quantized.
 
-def _rows(
-    model: nn.Module, names: Sequence[str], task: CalibrationTask, images: Sequence[int], capacity: int, seed: int
-) -> dict[str, Tensor]:
-    samples = {name: _RowSample(model.get_submodule(name), capacity, seed + i) for i, name in enumerate(names)}
-    with _watched(samples), torch.no_grad(), full_precision():
-        for image in images:
-            task.forward(model, image)
-    return {name: sample.rows() for name, sample in samples.items()}
+    Args:
+        reference: the float model.
+        seeds: layer name -> seed of its sample.
+        capacity: up to so many rows of every layer, chosen at random over all calls.
+    """
+
+    def __init__(
+        self,
+        reference: nn.Module,
+        seeds: Mapping[str, int],
+        task: CalibrationTask,
+        images: Sequence[int],
+        capacity: int,
+    ) -> None:
+        self.task, self.images, self.seeds, self.capacity = task, images, seeds, capacity
+        self._samples = self._make_samples(reference, list(seeds))
+        with _watched(self._samples.values()), torch.no_grad(), full_precision():
+            for image in images:
+                task.forward(reference, image)
+                for sample in self._samples.values():
+                    sample.end_image()
+
+    def _make_samples(self, model: nn.Module, names: Sequence[str]) -> dict[str, '_RowSample']:
+        return {n: _RowSample(model.get_submodule(n), self.capacity, self.seeds[n]) for n in names}
+
+    def rows(self, name: str, model: nn.Module | None) -> Rows | None:
+        """Return the rows of layer `name`, `x_q` as `model` is quantized now, or repeating `x` for None.
+
+        None if the layer was never called.
+        """
+        reference = self._samples[name]
+        if not reference.reservoir.count:
+            return None
+        return Rows(reference.rows(), reference.rows() if model is None else self._quantized_rows(name, model))
+
+    def _quantized_rows(self, name: str, model: nn.Module) -> Tensor:
+        sample = self._make_samples(model, [name])[name]
+        with _watched([sample]), torch.no_grad(), full_precision():
+            for image, calls in zip(self.images, self._samples[name].calls, strict=True):
+                sample.last_call = calls
+                if not calls:
+                    continue
+                try:
+                    self.task.forward(model, image)
+                except _Captured:
+                    sample.end_image()
+        return sample.rows()
 
 
 @contextmanager
-def _watched(samples: dict[str, '_RowSample']) -> Iterator[None]:
-    handles = [s.layer.register_forward_pre_hook(_observer(s)) for s in samples.values()]
+def _watched(samples: Iterable['_RowSample']) -> Iterator[None]:
+    handles = [s.layer.register_forward_pre_hook(_observer(s)) for s in samples]
     try:
         yield
     finally:
@@ -140,11 +169,21 @@ def _observer(sample: '_RowSample') -> Callable[[nn.Module, tuple], None]:
 
 
 class _RowSample:
+    """A random sample of a layer's input rows.
+
+    Attributes:
+        calls: how often the layer was called, per image.
+        last_call: number of the call in an image after which its forward is ended, or None.
+    """
+
     def __init__(self, layer: QuantLayer, capacity: int, seed: int) -> None:
         self.layer = layer
         columns = layer.weight_matrix().shape[1]
         self.reservoir = Reservoir(max(1, min(capacity, ELEMENTS_PER_LAYER // columns)), seed)
         self.kept = layer.weight.new_zeros(self.reservoir.capacity, columns)
+        self.calls: list[int] = []
+        self.last_call: int | None = None
+        self._calls = 0
 
     def add(self, x: Tensor) -> None:
         rows = torch.cat(list(self.layer.rows(x)) or [self.kept[:0]])
@@ -152,6 +191,13 @@ class _RowSample:
             rows = rows[:: max(1, -(-len(rows) // CONV_ROWS))]
         chosen, slots = self.reservoir.choose(len(rows), rows.device)
         self.kept[slots] = rows[chosen]
+        self._calls += 1
+        if self._calls == self.last_call:
+            raise _Captured
+
+    def end_image(self) -> None:
+        self.calls.append(self._calls)
+        self._calls = 0
 
     def rows(self) -> Tensor:
         return self.kept[: self.reservoir.count]

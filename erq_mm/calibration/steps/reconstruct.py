@@ -2,19 +2,20 @@
 
 import copy
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...core.weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
-from ..reconstruction.capture import Rows, capture_calls, capture_rows
+from ..reconstruction.capture import RowCapture, capture_calls
 from ..reconstruction.objectives import BlockObjective, RowsObjective
 from ..reconstruction.options import ReconstructionOptions
 from ..reconstruction.sensitivity import fisher_weights, global_term, perturbation_weights
 from ..reconstruction.trainer import Objective, Outcome, UnitTrainer
 from ..reconstruction.units import Segment, Unit, segments
-from ..state import Calibration, differentiable
+from ..state import Calibration, SiteState, differentiable
 
 
 def reconstruct(calibration: Calibration, **options: Any) -> None:
@@ -56,38 +57,36 @@ class _Reconstruction:
         return self.options.outside == 'neck' and segment.states[0].name.startswith('neck.')
 
     def _run_segment(self, segment: Segment, seed: int) -> None:
-        names = [unit.name for unit in segment.units]
-        saved = [self._load(name) for name in names]
-        rows: dict[str, Rows] = {}
-        trained = self._is_trained(segment)
-        if trained and not segment.is_block and not all(saved):
-            layers = [u.name for u in segment.units if u.quantizers()]
-            rows = capture_rows(
-                self.model, self.reference, layers, self.task, self.images, self.options.rows, seed, self._quantized
-            )
-        for offset, (unit, content) in enumerate(zip(segment.units, saved, strict=True)):
-            started = time.perf_counter()
+        seeds = {unit.name: seed + offset for offset, unit in enumerate(segment.units)}
+        saved = {name: self._load(name) for name in seeds}
+        trained, capture = self._is_trained(segment), None
+        if not segment.is_block:
+            _activate(state for state in segment.states if not state.has_weight)
+            reached = {unit.name: seeds[unit.name] for unit in segment.units if unit.quantizers()}
+            if trained and not all(saved.values()):
+                capture = RowCapture(self.reference, reached, self.task, self.images, self.options.rows)
+        for unit in segment.units:
+            started, content = time.perf_counter(), saved[unit.name]
             if content is None and trained:
-                content = self._train(unit, rows.get(unit.name), seed + offset)
+                content = self._train(unit, capture, seeds[unit.name])
                 if content is not None:
                     content['seconds'] = time.perf_counter() - started
                     self._save(unit.name, content)
             elif trained:
                 self._advance(self.options.iterations_of(unit.is_block))
             self._install(unit, content)
-        for state in segment.states:
-            for quantizer in state.quantizers():
-                quantizer.is_active = quantizer.is_fitted
+            _activate(unit.states)
+        _activate(segment.states)
 
     @property
     def _quantized(self) -> bool:
         return self.options.inputs == 'quantized'
 
-    def _train(self, unit: Unit, rows: Rows | None, seed: int) -> dict[str, Any] | None:
+    def _train(self, unit: Unit, capture: RowCapture | None, seed: int) -> dict[str, Any] | None:
         """Return what is known about the unit after training; None if nothing reached it."""
         generator = torch.Generator().manual_seed(seed)
         with differentiable(self.model), differentiable(self.reference):
-            objective = self._block_objective(unit) if unit.is_block else self._rows_objective(unit, rows)
+            objective = self._block_objective(unit) if capture is None else self._rows_objective(unit, capture)
             if objective is None:
                 self._advance(self.options.iterations_of(unit.is_block))
                 return None
@@ -95,8 +94,11 @@ class _Reconstruction:
                 outcome = trainer.train(objective, self._advance)
         return _content(outcome)
 
-    def _rows_objective(self, unit: Unit, rows: Rows | None) -> Objective | None:
-        if rows is None or not len(rows.x):
+    def _rows_objective(self, unit: Unit, capture: RowCapture) -> Objective | None:
+        if not unit.quantizers():
+            return None
+        rows = capture.rows(unit.name, self.model if self._quantized else None)
+        if rows is None:
             return None
         layer = unit.states[0].layer
         weight = layer.weight.detach().clone()
@@ -139,6 +141,11 @@ class _Reconstruction:
     def _save(self, name: str, content: dict[str, Any]) -> None:
         if self.calibration.store is not None:
             self.calibration.store.save(name, content)
+
+
+def _activate(states: Iterable[SiteState]) -> None:
+    for quantizer in (q for state in states for q in state.quantizers()):
+        quantizer.is_active = quantizer.is_fitted
 
 
 def _round_to_nearest(layer: nn.Module) -> None:
