@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -19,7 +19,7 @@ CONV_ROWS = 4096  # evenly spread im2col rows taken of one call of a convolution
 
 @dataclass
 class Call:
-    """One call of a block.
+    """One call of a block. Its tensors lie in main memory: those of 256 images do not fit on a GPU.
 
     Attributes:
         image: index of the calibration image.
@@ -34,6 +34,10 @@ class Call:
     keywords: dict[str, Any]
     output: Tensor
     x_q: Tensor
+
+    def to(self, device: torch.device) -> 'Call':
+        """Return the call with its tensors on a device."""
+        return replace(self, x=self.x.to(device), x_q=self.x_q.to(device), output=self.output.to(device))
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         """Return the block's output on `x` in the place of the first argument."""
@@ -65,6 +69,10 @@ def capture_calls(
     ]
 
 
+def _stored(tensor: Tensor) -> Tensor:
+    return tensor.detach().to('cpu', copy=True)
+
+
 class _Captured(Exception):
     """Ends a forward whose rest is not needed."""
 
@@ -74,7 +82,7 @@ def _calls(model: nn.Module, name: str, task: CalibrationTask, images: Sequence[
     once = not isinstance(task, FunctionTask)  # one call an image, as every block of a backbone gets
 
     def record(_module: nn.Module, args: tuple, keywords: dict, output: Any) -> None:
-        found.append((image, args[0].detach().clone(), args[1:], keywords, first_tensor(output).detach().clone()))
+        found.append((image, _stored(args[0]), args[1:], keywords, _stored(first_tensor(output))))
         if once:
             raise _Captured
 

@@ -65,7 +65,7 @@ class BlockObjective:
         block: with its trained weights in place.
         reference: the same block of the float model.
         calls: its calibration calls.
-        weights: of the squared errors, one tensor like the output per call, or None.
+        weights: of the squared errors, one tensor like the output per call, in main memory; or None.
         global_term: (call index, output) -> divergence of the model's predictions, or None.
     """
 
@@ -80,24 +80,28 @@ class BlockObjective:
     ) -> None:
         self.block, self.reference, self.calls, self.options = block, reference, calls, options
         self.weights, self.global_term = weights, global_term
+        self.device = next(block.parameters()).device
         self._units: dict[str, float] = {}
 
     def sample(self, generator: torch.Generator, iteration: int) -> Tensor:
         index = int(torch.randint(len(self.calls), (), generator=generator))
-        call = self.calls[index]
+        call = self.calls[index].to(self.device)
         x = dropped(call.x, call.x_q, self.options.drop, generator)
-        return self._combine(self._terms(index, x, iteration % self.options.global_every == 0))
+        return self._combine(self._terms(index, call, x, iteration % self.options.global_every == 0))
 
     def total(self) -> Tensor:
-        values = [self._terms(index, call.x_q, True) for index, call in enumerate(self.calls)]
+        calls = enumerate(call.to(self.device) for call in self.calls)
+        values = [self._terms(index, call, call.x_q, True) for index, call in calls]
         return self._combine({name: sum(v[name] for v in values) / len(values) for name in values[0]})
 
-    def _terms(self, index: int, x: Tensor, with_global: bool) -> dict[str, Tensor]:
-        call, options, terms = self.calls[index], self.options, {}
+    def _terms(self, index: int, call: Call, x: Tensor, with_global: bool) -> dict[str, Tensor]:
+        options, terms = self.options, {}
         with layer_outputs(self.block, options.local_weight > 0) as inner:
             output = call.run(self.block, x)
         error = (output - call.output).square()
-        terms['block'] = (error if self.weights is None else error * self.weights[index]).sum(-1).mean()
+        if self.weights is not None:
+            error = error * self.weights[index].to(self.device)
+        terms['block'] = error.sum(-1).mean()
         if self.global_term is not None and with_global:
             terms['global'] = self.global_term(index, output)
         if options.local_weight > 0:

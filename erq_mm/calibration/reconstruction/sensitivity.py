@@ -12,15 +12,15 @@ from .capture import Call, first_tensor
 
 
 def fisher_weights(model: nn.Module, name: str, task: CalibrationTask, calls: Sequence[Call]) -> list[Tensor] | None:
-    """Return the squared gradients of the loss with respect to the block's output, mean 1 over all calls (BRECQ).
+    """Return the squared gradients of the loss with respect to the block's output, in main memory (BRECQ).
 
-    None if no gradient reaches the block.
+    Their mean over all calls is 1. None if no gradient reaches the block.
     """
     squares = []
     for call in calls:
         with _output_as_leaf(model, name) as leaves:
             loss = task.loss(model, call.image)
-        squares.append(_gradient(loss, leaves[0]).square())
+        squares.append(_gradient(loss, leaves[0]).square().cpu())
     mean = sum(float(s.sum()) for s in squares) / sum(s.numel() for s in squares)
     return [s / mean for s in squares] if mean > 0 else None
 
@@ -28,25 +28,26 @@ def fisher_weights(model: nn.Module, name: str, task: CalibrationTask, calls: Se
 def perturbation_weights(
     reference: nn.Module, name: str, task: CalibrationTask, calls: Sequence[Call], step: float
 ) -> list[Tensor] | None:
-    """Return |h| of the average perturbation Hessian, mean 1 per call (APHQ-ViT, detection code).
+    """Return |h| of the average perturbation Hessian, mean 1 per call (APHQ-ViT, detection code), in main memory.
 
     h = (g(O + D) - g(O - D)) / (2 D), g the gradient of the divergence of the predictions from the float model's, D
     equal in all elements: `step` times the root mean square of the output O. None if nothing depends on the block.
     """
-    weights = []
+    weights, device = [], next(reference.parameters()).device
     for call in calls:
-        shift = step * float(call.output.square().mean().sqrt())
+        output = call.output.to(device)
+        shift = step * float(output.square().mean().sqrt())
         wanted = _predictions(reference, task, call.image)
         gradients = []
         for sign in (1, -1):
-            output = (call.output + sign * shift).requires_grad_()
-            divergence = divergence_behind(reference, name, task, call.image, output, wanted)
-            gradients.append(_gradient(divergence, output))
+            moved = (output + sign * shift).requires_grad_()
+            divergence = divergence_behind(reference, name, task, call.image, moved, wanted)
+            gradients.append(_gradient(divergence, moved))
         curvature = (gradients[0] - gradients[1]).abs()
         mean = curvature.mean()
         if not float(mean) > 0:
             return None
-        weights.append(curvature / mean)
+        weights.append((curvature / mean).cpu())
     return weights
 
 
