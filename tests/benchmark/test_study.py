@@ -113,7 +113,8 @@ def test_a_detector_is_what_its_config_and_options_say() -> None:
 @pytest.mark.parametrize('path', SHIPPED, ids=lambda path: path.stem)
 def test_shipped_grids_are_valid(path: Path) -> None:
     study = load_study(path, {}, ROOT)
-    assert {detector.name for detector in study.detectors} == {'mask', 'cascade'}
+    both = {'mask', 'cascade'}  # three seeds of all are long
+    assert {detector.name for detector in study.detectors} == ({'mask'} if path.stem == 'seeds' else both)
     assert study.cells()
 
 
