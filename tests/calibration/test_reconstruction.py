@@ -253,6 +253,23 @@ def test_rows_of_a_layer_see_the_layers_quantized_before_it(monkeypatch: pytest.
         assert not torch.allclose(seen[5].x, seen[5].x_q, atol=0.1)
 
 
+class _Backwards(nn.Module):
+    """Layers that are called in the reverse of their order as modules, as in mmdet's box heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.second, self.first = nn.Linear(5, 2), nn.Linear(3, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.first(x))
+
+
+def test_layers_are_reconstructed_in_the_order_of_their_calls() -> None:
+    model = nn.Sequential(_Backwards())
+    report = erq_mm.quantize_(model, erq_mm.ClassifierTask([torch.randn(40, 3)]), small('adaround'))
+    assert [unit['name'] for unit in report.reconstruction] == ['0.first', '0.second']
+
+
 def test_a_forward_ends_at_the_layer_whose_rows_are_wanted() -> None:
     """The layer is called twice an image: its rows are complete, and nothing behind it runs."""
     layer = QuantLinear(nn.Linear(3, 3), QuantSpec(4, 'row'), QuantSpec(4))

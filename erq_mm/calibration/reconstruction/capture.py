@@ -1,6 +1,6 @@
 """What units are trained on: calls of a block or rows of a layer, of the float model and the one quantized so far."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -117,6 +117,9 @@ class RowCapture:
         reference: the float model.
         seeds: layer name -> seed of its sample.
         capacity: up to so many rows of every layer, chosen at random over all calls.
+
+    Attributes:
+        order: names of the layers that were called, in the order of their first calls.
     """
 
     def __init__(
@@ -128,8 +131,9 @@ class RowCapture:
         capacity: int,
     ) -> None:
         self.task, self.images, self.seeds, self.capacity = task, images, seeds, capacity
+        self.order: list[str] = []
         self._samples = self._make_samples(reference, list(seeds))
-        with _watched(self._samples.values()), torch.no_grad(), full_precision():
+        with _watched(self._samples, self.order), torch.no_grad(), full_precision():
             for image in images:
                 task.forward(reference, image)
                 for sample in self._samples.values():
@@ -150,7 +154,7 @@ class RowCapture:
 
     def _quantized_rows(self, name: str, model: nn.Module) -> Tensor:
         sample = self._make_samples(model, [name])[name]
-        with _watched([sample]), torch.no_grad(), full_precision():
+        with _watched({name: sample}, []), torch.no_grad(), full_precision():
             for image, calls in zip(self.images, self._samples[name].calls, strict=True):
                 sample.last_call = calls
                 if not calls:
@@ -163,17 +167,23 @@ class RowCapture:
 
 
 @contextmanager
-def _watched(samples: Iterable['_RowSample']) -> Iterator[None]:
-    handles = [s.layer.register_forward_pre_hook(_observer(s)) for s in samples]
+def _watched(samples: Mapping[str, '_RowSample'], order: list[str]) -> Iterator[None]:
+    """Fill the samples while the block runs, and append every name to `order` at its first call."""
+
+    def observer(name: str) -> Callable[[nn.Module, tuple], None]:
+        def see(_module: nn.Module, args: tuple) -> None:
+            if name not in order:
+                order.append(name)
+            samples[name].add(args[0].detach())
+
+        return see
+
+    handles = [sample.layer.register_forward_pre_hook(observer(name)) for name, sample in samples.items()]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _observer(sample: '_RowSample') -> Callable[[nn.Module, tuple], None]:
-    return lambda _module, args: sample.add(args[0].detach())
 
 
 class _RowSample:

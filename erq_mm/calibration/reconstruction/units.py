@@ -1,4 +1,4 @@
-"""What is reconstructed together, in the order of the forward."""
+"""What is reconstructed together, in the order of the modules."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

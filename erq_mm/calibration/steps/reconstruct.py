@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -65,7 +65,7 @@ class _Reconstruction:
             reached = {unit.name: seeds[unit.name] for unit in segment.units if unit.quantizers()}
             if trained and not all(saved.values()):
                 capture = RowCapture(self.reference, reached, self.task, self.images, self.options.rows)
-        for unit in segment.units:
+        for unit in segment.units if capture is None else _by_call(segment.units, capture.order):
             started, content = time.perf_counter(), saved[unit.name]
             if content is None and trained:
                 content = self._train(unit, capture, seeds[unit.name])
@@ -141,6 +141,12 @@ class _Reconstruction:
     def _save(self, name: str, content: dict[str, Any]) -> None:
         if self.calibration.store is not None:
             self.calibration.store.save(name, content)
+
+
+def _by_call(units: Sequence[Unit], order: Sequence[str]) -> list[Unit]:
+    """Return the units in the order of their calls (in a box head not that of the modules); those never called last."""
+    place = {name: position for position, name in enumerate(order)}
+    return sorted(units, key=lambda unit: place.get(unit.name, len(place)))
 
 
 def _activate(states: Iterable[SiteState]) -> None:
