@@ -28,7 +28,7 @@ FAST = {
 }
 MGRQ_NOTE = 'MGRQ: reconstruction: the published losses were not available in full; terms and weights are our reading'
 FAST_SCALE_LR = 1e-3
-FAST_WEIGHT_LR = 5e-5  # of weights that are trained themselves
+FAST_WEIGHTS = {'rounding_lr': 5e-5, 'images': 16}  # weights that are trained themselves overfit sooner
 
 
 def reconstruction_step(preset: str, method: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def reconstruction_step(preset: str, method: Mapping[str, Any], options: Mapping
     if preset == 'fast':
         values |= FAST | ({'scale_lr': FAST_SCALE_LR} if values.get('scale_lr') else {})
         if values.get('rounding') == 'straight_through':
-            values['rounding_lr'] = FAST_WEIGHT_LR
+            values |= FAST_WEIGHTS
     values |= dict(options)
     ReconstructionOptions(**values)
     return {'type': 'reconstruct', **values}
