@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from erq_mm.benchmark.choices import choose_recipe
 from erq_mm.benchmark.detectors import Detector
 from erq_mm.benchmark.published import TABLES, Published
 from erq_mm.benchmark.study import build_study, load_study
@@ -128,3 +129,14 @@ def test_published_figures_have_sources_and_stay_in_their_detectors_columns() ->
     assert texts == ['47.9 / 42.1 [1]', '50.0 / 43.6 [1]']
     assert published.values({'recipe': 'erq', 'bits': 'W3A3'}) == ['', '']
     assert 'Table 3, 1 calibration image' in published.notes()[0]
+
+
+def test_a_fast_name_means_the_preset() -> None:
+    named, written = (
+        choose_recipe('qdrop_fast'),
+        choose_recipe({'type': 'qdrop', 'preset': 'fast', 'label': 'qdrop_fast'}),
+    )
+    assert named == written and named.recipe == written.recipe
+    assert choose_recipe({'type': 'qdrop_fast', 'iterations': 9}).label == 'qdrop preset=fast iterations=9'
+    with pytest.raises(ValueError, match="unknown recipe 'qdrop_quick', did you mean 'qdrop.*'aphq_fast'"):
+        choose_recipe('qdrop_quick')
