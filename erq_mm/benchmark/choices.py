@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..calibration.checks import check_steps
-from ..calibration.recipes import FAST_RECIPES, RECIPES, RecipeLike, resolve_recipe
+from ..calibration.recipes import FAST_RECIPES, RECIPES, RecipeLike, resolve_recipe, spell_out
 from ..core.spec import check_bits
 from ..nn.structure import SCOPES
 
@@ -59,14 +59,12 @@ def choose_recipe(entry: Any) -> RecipeChoice:
             raise ValueError(f'recipe {label!r} of steps takes only label and x beside them, got {sorted(options)}')
         name = 'custom'
     else:
-        name = options.get('type')
-        if name in FAST_RECIPES:  # the same row, and the same cells, as with preset='fast'
-            label = label or (name if len(options) == 1 else None)
-            name = FAST_RECIPES[name]
-            options = {'preset': 'fast'} | options | {'type': name}
+        if set(options) == {'type'}:
+            label = label or options['type']
+        recipe = spell_out(options)
+        name = recipe.get('type')
         if name not in RECIPES:
             raise unknown_key_error('unknown recipe', str(name), [*RECIPES, *FAST_RECIPES])
-        recipe = options
     try:
         resolved = resolve_recipe(recipe)
         check_steps(resolved)

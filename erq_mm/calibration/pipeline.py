@@ -90,7 +90,7 @@ def quantize_(
         for steps in stages(recipe):
             _run_stage(calibration, steps, report.seconds)
         for state in calibration.sites:
-            _activate(state)
+            state.activate()
     report.reconstruction, report.notes = calibration.units, [*report.notes, *calibration.notes]
     report.layers = [state.report for state in calibration.sites]
     report.seconds['total'] = time.perf_counter() - started
@@ -258,11 +258,6 @@ def _finish(state: SiteState) -> None:
         state.record(final)
     state.record_sqnr(final)
     state.finish()
-
-
-def _activate(state: SiteState) -> None:
-    for quantizer in state.quantizers():
-        quantizer.is_active = quantizer.is_fitted
 
 
 class _timed:

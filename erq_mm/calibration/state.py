@@ -66,6 +66,11 @@ class SiteState:
             return [self.module.input_quantizer]
         return [self.module.left_quantizer, self.module.right_quantizer]
 
+    def activate(self) -> None:
+        """Switch the fitted quantizers on."""
+        for quantizer in self.quantizers():
+            quantizer.is_active = quantizer.is_fitted
+
     def system(self, lam_mode: str, lam: float) -> RidgeSystem:
         """Return the damped Gram matrix; Aqer and Wqer share its factorization when they share lam."""
         assert self.stats is not None, f'{self.name} has no statistics'

@@ -34,6 +34,14 @@ FAST_RECIPES = {f'{name}_fast': name for name, make in RECIPES.items() if 'prese
 RecipeLike = str | Mapping[str, Any] | Sequence[Mapping[str, Any]] | Recipe
 
 
+def spell_out(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `{'type': NAME, 'preset': 'fast', ...}` for `{'type': 'NAME_fast', ...}`, any other recipe as it is."""
+    name = recipe.get('type')
+    if name in RECIPES or name not in FAST_RECIPES:
+        return dict(recipe)
+    return {'preset': 'fast'} | dict(recipe) | {'type': FAST_RECIPES[name]}
+
+
 def resolve_recipe(recipe: RecipeLike) -> Recipe:
     """Return the recipe meant by a name, by `{'type': name, option: value}`, or by a list of steps.
 
@@ -47,10 +55,8 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
     if isinstance(recipe, str):
         recipe = {'type': recipe}
     if isinstance(recipe, Mapping):
-        options = dict(recipe)
+        options = spell_out(recipe)
         name = options.pop('type', None)
-        if name not in RECIPES and name in FAST_RECIPES:
-            name, options = FAST_RECIPES[name], {'preset': 'fast'} | options
         if name not in RECIPES:
             raise ValueError(f'unknown recipe {name!r}; recipes are {sorted(RECIPES)} and {sorted(FAST_RECIPES)}')
         try:
@@ -63,4 +69,4 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
     return Recipe('custom', steps=steps, activations=activations)
 
 
-__all__ = ['FAST_RECIPES', 'RECIPES', 'Recipe', 'RecipeLike', 'resolve_recipe']
+__all__ = ['FAST_RECIPES', 'RECIPES', 'Recipe', 'RecipeLike', 'resolve_recipe', 'spell_out']

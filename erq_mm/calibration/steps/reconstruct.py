@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ..reconstruction.options import ReconstructionOptions
 from ..reconstruction.sensitivity import fisher_weights, global_term, perturbation_weights
 from ..reconstruction.trainer import Objective, Outcome, UnitTrainer
 from ..reconstruction.units import Segment, Unit, segments
-from ..state import Calibration, SiteState, differentiable
+from ..state import Calibration, differentiable
 
 
 def reconstruct(calibration: Calibration, **options: Any) -> None:
@@ -61,10 +61,10 @@ class _Reconstruction:
         saved = {name: self._load(name) for name in seeds}
         trained, capture = self._is_trained(segment), None
         if not segment.is_block:
-            _activate(state for state in segment.states if not state.has_weight)
-            reached = {unit.name: seeds[unit.name] for unit in segment.units if unit.quantizers()}
+            for product in (state for state in segment.states if not state.has_weight):
+                product.activate()
             if trained and not all(saved.values()):
-                capture = RowCapture(self.reference, reached, self.task, self.images, self.options.rows)
+                capture = RowCapture(self.reference, seeds, self.task, self.images, self.options.rows)
         for unit in segment.units if capture is None else _by_call(segment.units, capture.order):
             started, content = time.perf_counter(), saved[unit.name]
             if content is None and trained:
@@ -75,8 +75,8 @@ class _Reconstruction:
             elif trained:
                 self._advance(self.options.iterations_of(unit.is_block))
             self._install(unit, content)
-            _activate(unit.states)
-        _activate(segment.states)
+            for state in unit.states:
+                state.activate()
 
     @property
     def _quantized(self) -> bool:
@@ -95,8 +95,6 @@ class _Reconstruction:
         return _content(outcome)
 
     def _rows_objective(self, unit: Unit, capture: RowCapture) -> Objective | None:
-        if not unit.quantizers():
-            return None
         rows = capture.rows(unit.name, self.model if self._quantized else None)
         if rows is None:
             return None
@@ -147,11 +145,6 @@ def _by_call(units: Sequence[Unit], order: Sequence[str]) -> list[Unit]:
     """Return the units in the order of their calls (in a box head not that of the modules); those never called last."""
     place = {name: position for position, name in enumerate(order)}
     return sorted(units, key=lambda unit: place.get(unit.name, len(place)))
-
-
-def _activate(states: Iterable[SiteState]) -> None:
-    for quantizer in (q for state in states for q in state.quantizers()):
-        quantizer.is_active = quantizer.is_fitted
 
 
 def _round_to_nearest(layer: nn.Module) -> None:
