@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 STATISTICS = ('mean', 'median')
+CONSTANT = 1e-3  # a channel whose values spread over less than this share of their magnitude is constant
 
 
 @dataclass(frozen=True)
@@ -28,17 +29,34 @@ class Reparameterization:
         return -self.shift
 
 
+def constant_channels(low: Tensor, high: Tensor) -> Tensor:
+    """Return which channels are constant, bool (channels,), given their smallest and largest values."""
+    return high - low <= CONSTANT * torch.maximum(low.abs(), high.abs())
+
+
 def reparameterize(
-    scale: Tensor, zero_point: Tensor, max_code: int, *, integer_zero_point: bool = True, statistic: str = 'mean'
+    scale: Tensor,
+    zero_point: Tensor,
+    max_code: int,
+    *,
+    constant: Tensor | None = None,
+    value: Tensor | None = None,
+    integer_zero_point: bool = True,
+    statistic: str = 'mean',
 ) -> Reparameterization:
     """Choose the per-tensor quantizer as the mean or the median of the channel-wise ones.
 
     The mean is RepQ-ViT's choice (section 3.2), the median DopQ-ViT's optimal scaling factor: of all channel scales the
     one of least mean absolute deviation from the others. Of an even number it is the lower median.
 
+    Constant channels have no scale of their own: they take no part in that, their value goes into the shift, and so
+    into the bias behind it, exactly, and zero is what is left of them on the grid.
+
     Args:
         scale, zero_point: channel-wise, (channels,).
         max_code: codes run from 0 to this.
+        constant: which channels are constant, bool (channels,); None means none.
+        value: (channels,), of the constant ones.
         integer_zero_point: round the common zero point, so that the grid contains zero and the pad value; False is the
             published behaviour.
         statistic: `mean` or `median`, of the scales and of the zero points.
@@ -49,13 +67,19 @@ def reparameterize(
     if statistic not in STATISTICS:
         raise ValueError(f'statistic must be one of {STATISTICS}, got {statistic!r}')
     scale, zero_point = scale.double(), zero_point.double()
+    constant = torch.zeros_like(scale, dtype=torch.bool) if constant is None else constant
     average = torch.mean if statistic == 'mean' else torch.median
-    common_scale, common_zero = average(scale), average(zero_point)
+    common_scale, common_zero = torch.ones_like(scale[0]), torch.zeros_like(scale[0])
+    if not bool(constant.all()):
+        common_scale, common_zero = average(scale[~constant]), average(zero_point[~constant])
     if integer_zero_point:
         common_zero = common_zero.round().clamp(0, max_code)
     ratio = scale / common_scale
     # minimum / ratio - common minimum, with minimum = -z s
     shift = common_scale * (common_zero - zero_point)
+    if value is not None:
+        ratio = torch.where(constant, 1.0, ratio)
+        shift = torch.where(constant, value.double(), shift)
     return Reparameterization(ratio, shift, common_scale, common_zero)
 
 

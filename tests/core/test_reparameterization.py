@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from erq_mm.core.reparameterization import fold_, reparameterize
+from erq_mm.core.reparameterization import constant_channels, fold_, reparameterize
 
 
 @pytest.mark.parametrize('statistic', ['mean', 'median'])
@@ -57,3 +57,44 @@ def test_the_median_deviates_least_and_is_a_channel_scale(channels: int) -> None
 def test_unknown_statistic() -> None:
     with pytest.raises(ValueError, match=r"statistic must be one of .'mean', 'median'., got 'mode'"):
         reparameterize(torch.ones(3), torch.zeros(3), 15, statistic='mode')
+
+
+@pytest.mark.parametrize('integer', [True, False])
+@pytest.mark.parametrize('value', [2.5, -40.0, 0.0])
+def test_a_constant_channel_goes_into_the_bias(value: float, integer: bool) -> None:
+    """Its column keeps its size, the grid of the others is theirs alone, and what is left of it is zero."""
+    norm, linear, x = nn.LayerNorm(6), nn.Linear(6, 3), torch.randn(50, 6)
+    with torch.no_grad():
+        norm.weight.copy_(torch.rand(6) + 0.5)
+        norm.weight[2], norm.bias[2] = 0.0, value
+        column, before, pad_before = linear.weight[:, 2].clone(), linear(norm(x)), linear(torch.zeros(1, 6))
+        y = norm(x)
+        constant = constant_channels(y.amin(0), y.amax(0))
+        assert constant.tolist() == [False, False, True, False, False, False]
+        scale, zero_point = torch.rand(6) + 0.1, torch.randint(0, 16, (6,)).float()
+        scale[2], zero_point[2] = 1e6, 1e6  # must not matter
+        change = reparameterize(
+            scale, zero_point, 15, constant=constant, value=y[0].clone(), integer_zero_point=integer
+        )
+        fold_(norm.weight, norm.bias, linear.weight, linear.bias, change)
+        assert float(change.scale) == pytest.approx(float(scale[~constant].mean()), rel=1e-6)
+        assert torch.equal(linear.weight[:, 2], column)
+        assert torch.equal(norm(x)[:, 2], torch.zeros(50))
+        torch.testing.assert_close(linear(norm(x)), before, rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(linear(change.pad_value[None].float()), pad_before, rtol=1e-5, atol=2e-5)
+
+
+def test_a_norm_of_constants_alone() -> None:
+    everything = torch.ones(4, dtype=torch.bool)
+    change = reparameterize(torch.ones(4), torch.ones(4), 15, constant=everything, value=torch.arange(4.0))
+    assert (float(change.scale), float(change.zero_point)) == (1.0, 0.0)
+    assert torch.equal(change.pad_value, -torch.arange(4.0).double())
+
+
+@pytest.mark.parametrize(('low', 'high', 'is_constant'), [
+    (2.5, 2.5, True), (2.4999, 2.5001, True), (2.4, 2.6, False), (-1e-9, 1e-9, False), (0.0, 0.0, True),
+    (-3.0, -3.0, True), (0.0, 1e-6, False),
+])  # fmt: skip
+def test_what_is_constant(low: float, high: float, is_constant: bool) -> None:
+    """Small values alone are no constant: they have a range of their own."""
+    assert bool(constant_channels(torch.tensor([low]), torch.tensor([high]))) == is_constant
