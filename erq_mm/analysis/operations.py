@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.structure import is_window_attention
+from ..nn.architectures.mmdet_swin import ATTENTION
+from ..nn.recognition import is_exactly
 
 FLOAT_BITS = 32
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -50,7 +51,7 @@ def _counting(model: nn.Module, macs: dict[str, int]) -> Iterator[None]:
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
             handles.append(module.register_forward_hook(count_layer(name)))
-        elif is_window_attention(module):
+        elif is_exactly(module, ATTENTION):
             handles.append(module.register_forward_hook(count_attention(name)))
     try:
         yield

@@ -3,5 +3,14 @@
 from .attention import QuantWindowMSA, ShiftedWindows
 from .layers import QuantConv2d, QuantLayer, QuantLinear
 from .matmul import QuantMatMul
+from .multihead import QuantMultiheadAttention
 
-__all__ = ['QuantConv2d', 'QuantLayer', 'QuantLinear', 'QuantMatMul', 'QuantWindowMSA', 'ShiftedWindows']
+__all__ = [
+    'QuantConv2d',
+    'QuantLayer',
+    'QuantLinear',
+    'QuantMatMul',
+    'QuantMultiheadAttention',
+    'QuantWindowMSA',
+    'ShiftedWindows',
+]

@@ -39,17 +39,18 @@ class QuantWindowMSA(nn.Module):
         table = self.relative_position_bias_table[self.relative_position_index.reshape(-1)]
         return table.view(tokens, tokens, self.num_heads).permute(2, 0, 1).contiguous()
 
-    def forward(self, x: Tensor, regions: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, mask: Tensor | None = None, regions: Tensor | None = None) -> Tensor:
         """Attend within windows.
 
         Args:
             x: (images * windows, tokens, channels).
+            mask: added to the logits, (windows, tokens, tokens), as mmdet's `ShiftWindowMSA` gives it, or None.
             regions: (windows, tokens), numbers of the image regions that a shifted window joins; tokens of different
                 regions do not see each other. None when windows are not shifted.
         """
         bias = self.position_bias()
         step = WINDOWS_PER_CHUNK if x.device.type == 'cpu' else max(len(x), 1)
-        masks = _WindowMasks(regions, len(x))
+        masks = _WindowMasks(regions, len(x)) if mask is None else _GivenMasks(mask, len(x))
         parts = [self._attend(part, bias, masks(i * step, len(part))) for i, part in enumerate(x.split(step))]
         return self.proj_drop(torch.cat(parts) if len(parts) > 1 else parts[0])
 
@@ -79,6 +80,16 @@ class _WindowMasks:
             return None
         part = self.regions[start : start + length]
         return (part[:, None, :] != part[:, :, None]) * MASKED
+
+
+class _GivenMasks:
+    """The same of masks that are given."""
+
+    def __init__(self, mask: Tensor, num_windows: int) -> None:
+        self.mask = mask.repeat(max(num_windows // len(mask), 1), 1, 1)
+
+    def __call__(self, start: int, length: int) -> Tensor:
+        return self.mask[start : start + length]
 
 
 class ShiftedWindows(nn.Module):
@@ -112,7 +123,7 @@ class ShiftedWindows(nn.Module):
             regions = self._regions(*padded.shape[1:3], padded.device)
             padded = torch.roll(padded, (-shift, -shift), dims=(1, 2))
         windows = self._partition(padded)
-        merged = self._merge(self.w_msa(windows.flatten(1, 2), regions), padded.shape)
+        merged = self._merge(self.w_msa(windows.flatten(1, 2), regions=regions), padded.shape)
         if shift > 0:
             merged = torch.roll(merged, (shift, shift), dims=(1, 2))
         return self.drop(merged[:, :height, :width].reshape(images, height * width, channels))

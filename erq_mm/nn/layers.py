@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..core.quantizers import Quantizer, build_quantizer
 from ..core.spec import QuantSpec
 from ..core.weight_grid import QuantizedWeight
+from .recognition import as_plain_layer
 
 ROWS_PER_CHUNK = 8192
 
@@ -17,7 +18,8 @@ ROWS_PER_CHUNK = 8192
 class QuantLayer(nn.Module, ABC):
     """What linear and convolution layers share.
 
-    The float layer's `weight` and `bias` are taken over, under their names. After calibration the weight holds the
+    The float layer's `weight` and `bias` are taken over, under their names; of a layer whose forward makes its weight
+    from others (standardised, parametrized), the one that it makes. After calibration the weight holds the
     fake-quantized values once and for all; the buffers `weight_scale` and `weight_zero_point`, (out, groups), and for
     grids of two groups `weight_group`, (in,), give the codes back. A weight scale of zero says that the layer still has
     float weights.
@@ -38,7 +40,11 @@ class QuantLayer(nn.Module, ABC):
         self, layer: nn.Module, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
     ) -> None:
         super().__init__()
-        self.weight, self.bias = layer.weight, layer.bias
+        plain = as_plain_layer(layer)
+        if isinstance(plain, str):
+            raise ValueError(f'not to be quantized: {plain}')
+        self.weight = as_parameter(plain.weight)
+        self.bias = None if plain.bias is None else as_parameter(plain.bias)
         if self.bias is None and create_bias:
             self.bias = nn.Parameter(torch.zeros_like(self.weight[(slice(None),) + (0,) * (self.weight.dim() - 1)]))
         self.weight_spec = weight_spec
@@ -51,6 +57,8 @@ class QuantLayer(nn.Module, ABC):
         self.register_buffer(
             'weight_group', torch.zeros(columns, dtype=torch.long, device=self.weight.device) if dual else None
         )
+        if layer._forward_hooks:  # the same dictionary: handles that remove hooks keep working
+            self._forward_hooks = layer._forward_hooks
         self.train(layer.training)
 
     @property
@@ -157,4 +165,10 @@ def why_not_quantizable(layer: nn.Module) -> str | None:
         return (
             f'convolution with padding={layer.padding!r}, mode {layer.padding_mode!r}: only explicit zeros are handled'
         )
-    return None
+    plain = as_plain_layer(layer)
+    return plain if isinstance(plain, str) else None
+
+
+def as_parameter(tensor: Tensor) -> nn.Parameter:
+    """Return a tensor as a parameter, the same one if it is one."""
+    return tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor, requires_grad=False)

@@ -1,19 +1,27 @@
-"""Find what can be quantized in a model, and what each input is, from the structure alone.
+"""Find what can be quantized in a model, and what each input is, from exact types and from what a forward really uses.
 
-Swin parts are recognised by their attributes (mmdet's names), so that no mm* package is imported; everything else by
-type. A bare `nn.Sequential` is read pairwise: LayerNorm or GELU before a Linear.
+What is not understood is left float with a reason, or is an ordinary layer: nothing is taken for something else because
+of its names.
 """
 
+from collections import Counter
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
+from .architectures import Input, part_of
 from .layers import QuantLayer, why_not_quantizable
+from .usage import Usage, parameter_owners
 
 SCOPES = ('linears', 'all')
 ROLES = (
     'image', 'linear_input', 'post_norm', 'post_gelu', 'query', 'key', 'value', 'post_softmax', 'conv_input',
 )  # fmt: skip
+LAYER_TYPES = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
+OUTSIDE_SCOPE = "convolution: outside scope 'linears'"
+# evaluated without hooks they hand the weights of all their children to one kernel, so no observer can see it
+FUSED = (nn.TransformerEncoderLayer,)
 
 
 @dataclass(frozen=True)
@@ -26,9 +34,10 @@ class Site:
         roles: of the input; of both operands for a matmul.
         norm: name of the LayerNorm whose output is the input, if any.
         windows: name of the module that pads between that LayerNorm and the layer, if any.
-        block: name of the Swin block, patch merging or patch embedding it belongs to, if any.
-        is_merging: whether it is the reduction of patch merging.
-        is_qkv: whether its output rows are the queries, keys and values of a window attention.
+        block: name of the block that reconstruction treats as one to which it belongs, if any.
+        is_merging: whether it merges patches.
+        is_qkv: whether its output rows are the queries, keys and values of an attention.
+        aliases: further names of the layer, of a module that stands in several places.
     """
 
     name: str
@@ -39,121 +48,182 @@ class Site:
     block: str | None = None
     is_merging: bool = False
     is_qkv: bool = False
+    aliases: tuple[str, ...] = ()
 
 
-def find_sites(model: nn.Module, scope: str) -> tuple[list[Site], list[tuple[str, str]]]:
+FloatLayers = list[tuple[str, str]]
+
+
+def find_sites(model: nn.Module, scope: str, usage: Usage | None = None) -> tuple[list[Site], FloatLayers]:
     """Return the sites of a scope in module order, and (name, reason) of layers that stay float.
 
     Args:
         model: any module.
-        scope: `linears` (every Linear, window attention, the patch embedding) or `all` (also every Conv2d).
+        scope: `linears` (every Linear, known attention, the patch embedding) or `all` (also every Conv2d).
+        usage: of a forward of the model, from `observe_usage`. With it, layers whose weights are used without a call of
+            them stay float, and a LayerNorm is folded only if its output goes nowhere else.
 
     Raises:
         ValueError: unknown scope, or a model that is quantized already.
     """
     if scope not in SCOPES:
         raise ValueError(f'scope must be one of {SCOPES}, got {scope!r}')
-    modules = dict(model.named_modules())
-    quantized = [name for name, module in modules.items() if isinstance(module, QuantLayer)]
+    quantized = [name for name, module in model.named_modules() if isinstance(module, QuantLayer)]
     if quantized:
         raise ValueError(
             f'the model is quantized already ({len(quantized)} layers, e.g. {quantized[0]}); '
             'quantize a freshly loaded float model instead'
         )
-    inputs, blocks = _named_inputs(modules), _blocks(modules)
-    sites, left_float = [], []
-    for name, module in modules.items():
-        if is_window_attention(module):
-            block = _enclosing(name, blocks)
-            sites.append(Site(f'{name}.query_key', 'matmul', ('query', 'key'), block=block))
-            sites.append(Site(f'{name}.probability_value', 'matmul', ('post_softmax', 'value'), block=block))
-        if not isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
-            continue
-        kind = 'linear' if isinstance(module, nn.Linear) else 'conv'
-        role, norm, windows = inputs.get(name, (f'{kind}_input', None, None))
+    return _Finder(model, scope, usage).find()
+
+
+class _Finder:
+    def __init__(self, model: nn.Module, scope: str, usage: Usage | None) -> None:
+        self.scope, self.usage = scope, usage
+        self.modules = dict(model.named_modules())
+        self.shared_parameters = parameter_owners(model)
+        self.aliases = _aliases(model)
+        self.parents = Counter(child for module in self.modules.values() for child in module._modules.values())
+        self.canonical = {module: name for name, module in self.modules.items()}
+        self.inputs: dict[str, Input] = {}
+        self.blocks: set[str] = set()
+        self.merging: set[str] = set()
+        self.qkv: set[str] = set()
+        self.fused = {name: type(module).__name__ for name, module in self.modules.items() if isinstance(module, FUSED)}
+        self.products: dict[str, Mapping[str, tuple[str, str]]] = {}
+        self.made: dict[str, Mapping[str, Input]] = {}
+        for name, module in self.modules.items():
+            self._read(name, module)
+
+    def find(self) -> tuple[list[Site], FloatLayers]:
+        sites, left_float = [], []
+        for name, module in self.modules.items():
+            sites += [*self._product_sites(name), *self._made_sites(name)]
+            if not isinstance(module, LAYER_TYPES) or self._is_made_anew(name):
+                continue
+            reason = self._why_float(name, module)
+            if reason is None:
+                sites.append(self._layer_site(name, module))
+            else:
+                left_float.append((name, reason))
+        return sites, left_float
+
+    def _read(self, name: str, module: nn.Module) -> None:
+        """Take down what is known about the children of one module."""
+        part = part_of(module)
+        if part is None or (part.makes and not self._can_be_remade(name)):
+            return
+        if part.makes:
+            self.made[name] = part.makes
+        for path, given in part.inputs.items():
+            layer = self._below(module, path)
+            if layer in self.inputs:  # a layer that stands in two places is in neither what it seems to be
+                self.inputs[layer] = Input('linear_input')
+            else:
+                self.inputs[layer] = self._absolute(module, layer, given)
+            if part.is_merging:
+                self.merging.add(layer)
+        self.blocks |= {self._below(module, path) for path in part.blocks}
+        if part.qkv is not None:
+            self.qkv.add(self._below(module, part.qkv))
+        if part.products and name:
+            self.products[name] = part.products
+
+    def _below(self, module: nn.Module, path: str) -> str:
+        return self.canonical[module.get_submodule(path)]
+
+    def _absolute(self, module: nn.Module, layer: str, given: Input) -> Input:
+        """Return an input with names in the model; without its LayerNorm where that cannot be folded."""
+        if given.norm is None:
+            return Input(given.role)
+        norm = self._below(module, given.norm)
+        windows = None if given.windows is None else self._below(module, given.windows)
+        if not self._can_fold(norm, layer, windows):
+            return Input(given.role)
+        return Input(given.role, norm, windows)
+
+    def _can_fold(self, norm: str, layer: str, windows: str | None) -> bool:
+        """Whether nothing but `layer` depends on the LayerNorm's output, and nothing else on either's parameters."""
+        module = self.modules[norm]
+        if type(module) is not nn.LayerNorm or module.bias is None:
+            return False
+        if any(self.parents[self.modules[name]] > 1 or self._sharers(name) for name in (norm, layer)):
+            return False
+        if self.usage is None or norm not in self.usage.consumers:
+            return True
+        between = (layer,) if windows is None else (layer, windows)
+        consumers = self.usage.consumers[norm]
+        return all(any(user == name or user.startswith(f'{name}.') for name in between) for user in consumers)
+
+    def _sharers(self, layer: str) -> list[str]:
+        """Return the parameters elsewhere that share memory with those of a layer."""
+        own = [f'{layer}.{child}' if layer else child for child in self.modules[layer]._parameters]
+        return sorted({other for name in own for other in self.shared_parameters.get(name, ())})
+
+    def _why_float(self, name: str, module: nn.Module) -> str | None:
         reason = why_not_quantizable(module)
-        if reason is None and scope == 'linears' and kind == 'conv' and role != 'image':
-            reason = "convolution: outside scope 'linears'"
-        if reason is None:
-            block = _enclosing(name, blocks)
-            is_merging = block is not None and _is_patch_merging(modules[block])
-            parent, _, child = name.rpartition('.')
-            is_qkv = child == 'qkv' and is_window_attention(modules[parent])
-            sites.append(Site(name, kind, (role,), norm, windows, block, is_merging, is_qkv))
-        else:
-            left_float.append((name, reason))
-    return sites, left_float
+        if reason is not None:
+            return reason
+        role = self.inputs[name].role if name in self.inputs else None
+        if self.scope == 'linears' and isinstance(module, nn.Conv2d) and role != 'image':
+            return OUTSIDE_SCOPE
+        fused = _enclosing(name, self.fused)
+        if fused is not None:
+            return f'{fused} ({self.fused[fused]}) hands its weights to a fused kernel without a call of the layer'
+        sharers = self._sharers(name)
+        if sharers:
+            return f'shares its weights with {", ".join(sharers)}: one grid and one correction cannot serve both'
+        users = [] if self.usage is None else self.usage.foreign_users(name)
+        if users:
+            kinds = ', '.join(f'{user or "the model"} ({type(self.modules[user]).__name__})' for user in users)
+            return f'its weights are used without a call of the layer, by {kinds}'
+        return None
+
+    def _layer_site(self, name: str, module: nn.Module) -> Site:
+        kind = 'linear' if isinstance(module, nn.Linear) else 'conv'
+        given = self.inputs.get(name, Input(f'{kind}_input'))
+        return Site(
+            name, kind, (given.role,), given.norm, given.windows, _enclosing(name, self.blocks),
+            name in self.merging, name in self.qkv, tuple(self.aliases.get(name, ())),
+        )  # fmt: skip
+
+    def _product_sites(self, name: str) -> Iterator[Site]:
+        for product, roles in self.products.get(name, {}).items():
+            yield Site(f'{name}.{product}', 'matmul', roles, block=_enclosing(name, self.blocks))
+
+    def _made_sites(self, name: str) -> Iterator[Site]:
+        for path, given in self.made.get(name, {}).items():
+            yield Site(f'{name}.{path}', 'linear', (given.role,), block=_enclosing(name, self.blocks))
+
+    def _is_made_anew(self, name: str) -> bool:
+        parent, _, child = name.rpartition('.')
+        return child in self.made.get(parent, {})
+
+    def _can_be_remade(self, name: str) -> bool:
+        """Whether only the module's own code uses its parameters and its children's, and no others share them."""
+        inside = [n for n in self.modules if n == name or n.startswith(f'{name}.')]
+        if not name or _enclosing(name, self.fused) or any(self._sharers(part) for part in inside):
+            return False
+        users = set() if self.usage is None else {u for part in inside for u in self.usage.foreign_users(part)}
+        return not users - set(inside)
 
 
-def _blocks(modules: dict[str, nn.Module]) -> set[str]:
-    """Return the names of the parts of a Swin that block reconstruction treats as one."""
-    found = {name for name, module in modules.items() if _is_swin_block(module) or _is_patch_merging(module)}
-    for name, module in modules.items():
-        if isinstance(getattr(module, 'patch_embed', None), nn.Module):
-            found.add(f'{name}.patch_embed' if name else 'patch_embed')
-    return found
-
-
-def _enclosing(name: str, blocks: set[str]) -> str | None:
+def _enclosing(name: str, found: Container[str]) -> str | None:
+    """Return the innermost of `found` that is a module or contains it."""
     while name:
-        if name in blocks:
+        if name in found:
             return name
         name = name.rpartition('.')[0]
     return None
 
 
-def is_window_attention(module: nn.Module) -> bool:
-    """Whether a module is mmdet's `WindowMSA` or looks exactly like it."""
-    parts = ('qkv', 'proj', 'relative_position_bias_table', 'relative_position_index', 'attn_drop', 'proj_drop')
-    return all(hasattr(module, part) for part in parts)
-
-
-def _named_inputs(modules: dict[str, nn.Module]) -> dict[str, tuple[str, str | None, str | None]]:
-    """Return layer name -> (role of its input, LayerNorm before it, module that pads in between)."""
-    found: dict[str, tuple[str, str | None, str | None]] = {}
-    for name, module in modules.items():
-        prefix = f'{name}.' if name else ''
-        if _is_swin_block(module):
-            found[f'{prefix}attn.w_msa.qkv'] = ('post_norm', _norm(module, prefix, 'norm1'), f'{prefix}attn')
-            found[f'{prefix}ffn.layers.0.0'] = ('post_norm', _norm(module, prefix, 'norm2'), None)
-            found[f'{prefix}ffn.layers.1'] = ('post_gelu', None, None)
-        elif _is_patch_merging(module):
-            found[f'{prefix}reduction'] = ('post_norm', _norm(module, prefix, 'norm'), None)
-        elif isinstance(module, nn.Sequential):
-            found.update(_sequential_inputs(module, prefix))
-        if isinstance(getattr(module, 'patch_embed', None), nn.Module):
-            found.setdefault(f'{prefix}patch_embed.projection', ('image', None, None))
-    return found
-
-
-def _norm(module: nn.Module, prefix: str, child: str) -> str | None:
-    norm = getattr(module, child)
-    return f'{prefix}{child}' if isinstance(norm, nn.LayerNorm) and norm.bias is not None else None
-
-
-def _is_swin_block(module: nn.Module) -> bool:
-    attention, ffn = getattr(module, 'attn', None), getattr(module, 'ffn', None)
-    return (
-        hasattr(attention, 'w_msa')
-        and all(isinstance(getattr(module, norm, None), nn.Module) for norm in ('norm1', 'norm2'))
-        and isinstance(getattr(ffn, 'layers', None), nn.Sequential)
-    )
-
-
-def _is_patch_merging(module: nn.Module) -> bool:
-    return isinstance(getattr(module, 'reduction', None), nn.Linear) and isinstance(
-        getattr(module, 'norm', None), nn.LayerNorm
-    )
-
-
-def _sequential_inputs(sequence: nn.Sequential, prefix: str) -> dict[str, tuple[str, str | None, str | None]]:
-    found: dict[str, tuple[str, str | None, str | None]] = {}
-    children = list(sequence.named_children())
-    for (before_name, before), (name, module) in zip(children, children[1:], strict=False):
-        if not isinstance(module, nn.Linear):
-            continue
-        if isinstance(before, nn.LayerNorm) and before.bias is not None:
-            found[prefix + name] = ('post_norm', prefix + before_name, None)
-        elif isinstance(before, nn.GELU):
-            found[prefix + name] = ('post_gelu', None, None)
-    return found
+def _aliases(model: nn.Module) -> dict[str, list[str]]:
+    """Return first name -> further names of every module that stands in several places."""
+    first: dict[nn.Module, str] = {}
+    further: dict[str, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        if module in first:
+            further.setdefault(first[module], []).append(name)
+        else:
+            first[module] = name
+    return further

@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from torch import nn
 
 from ..core.spec import QuantSpec
-from .attention import QuantWindowMSA, ShiftedWindows
+from .architectures import part_of
 from .layers import QuantConv2d, QuantLayer, QuantLinear
 from .matmul import QuantMatMul
-from .structure import Site, is_window_attention
+from .structure import Site
 
 
 def swap_(
@@ -19,6 +19,8 @@ def swap_(
 ) -> dict[str, QuantLayer | QuantMatMul]:
     """Replace the modules of `sites`; return the new ones by name, in the order of `sites`.
 
+    Everything that can fail is done before the first module is replaced.
+
     Args:
         model: changed in place; the order of its modules and the names of its parameters stay. Must not itself be one
             of the layers.
@@ -27,46 +29,53 @@ def swap_(
         input_specs: by site name, one spec per operand.
 
     A LayerNorm's Linear without bias gets one (zero), which reparameterization needs. Products of attention that are
-    not among the sites exist, and stay float.
+    not among the sites exist, and stay float. A module that stands in several places is replaced in all of them.
     """
     wanted = {site.name: site for site in sites}
     if '' in wanted:
         raise ValueError('the model is itself a single layer; wrap it, e.g. nn.Sequential(layer)')
     swapped: dict[str, QuantLayer | QuantMatMul] = {}
-    for name, module in list(model.named_modules()):
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and name in wanted:
+    replacements: dict[nn.Module, nn.Module] = {}
+    for name, module in model.named_modules():
+        if name in swapped:  # made by the replacement of its parent
+            continue
+        if name in wanted:
             kind = QuantLinear if isinstance(module, nn.Linear) else QuantConv2d
             create_bias = wanted[name].norm is not None
-            swapped[name] = kind(module, weight_specs[name], input_specs[name][0], create_bias)
-            _replace(model, module, swapped[name])
-    for name, module in list(model.named_modules()):
-        if is_window_attention(module) and any(n.rpartition('.')[0] == name for n in wanted):
-            swapped.update(_swap_attention(model, name, module, wanted, input_specs))
+            replacements[module] = swapped[name] = kind(module, weight_specs[name], input_specs[name][0], create_bias)
+        elif _is_replaced(name, module, wanted):
+            part = part_of(module)
+            products = {f'{name}.{child}': child for child in part.products}
+            built = {child: _product(input_specs.get(full)) for full, child in products.items()}
+            new = replacements[module] = part.replacement(module, built)
+            swapped.update({full: built[child] for full, child in products.items()})
+            for child in (child for child in part.makes if f'{name}.{child}' in wanted):
+                full = f'{name}.{child}'
+                layer = QuantLinear(new.get_submodule(child), weight_specs[full], input_specs[full][0])
+                swapped[full] = new._modules[child] = layer
+    _replace(model, replacements)
     return {site.name: swapped[site.name] for site in sites}
 
 
-def _swap_attention(
-    model: nn.Module,
-    name: str,
-    attention: nn.Module,
-    wanted: Mapping[str, Site],
-    specs: Mapping[str, tuple[QuantSpec, ...]],
-) -> dict[str, QuantMatMul]:
-    products = {}
-    for child in ('query_key', 'probability_value'):
-        full_name = f'{name}.{child}' if name else child
-        products[full_name] = QuantMatMul(*specs.get(full_name, (QuantSpec(8), QuantSpec(8))))
-    _replace(model, attention, QuantWindowMSA(attention, *products.values()))
-    parent_name = name.rpartition('.')[0]
-    parent = model.get_submodule(parent_name)
-    if hasattr(parent, 'shift_size'):
-        _replace(model, parent, ShiftedWindows(parent))
-    return {key: product for key, product in products.items() if key in wanted}
+def _is_replaced(name: str, module: nn.Module, wanted: Mapping[str, Site]) -> bool:
+    """Whether a known module has a replacement, and a site that needs it.
+
+    A module that has products or makes layers is replaced for one of these, any other for a site inside it.
+    """
+    part = part_of(module) if name else None
+    if part is None or part.replacement is None:
+        return False
+    own = {*part.products, *part.makes} - set(module._modules)
+    return any(f'{name}.{child}' in wanted for child in own) if own else any(s.startswith(f'{name}.') for s in wanted)
 
 
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    """Put `new` wherever `old` is a child: a shared module stays shared."""
-    for parent in list(model.modules()):
-        for child_name, child in parent.named_children():
-            if child is old:
-                setattr(parent, child_name, new)
+def _product(specs: tuple[QuantSpec, ...] | None) -> QuantMatMul:
+    return QuantMatMul(*(specs or (QuantSpec(8), QuantSpec(8))))
+
+
+def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+    """Put every new module wherever the old one is a child, also below new ones."""
+    for parent in [*model.modules(), *replacements.values()]:
+        for name, child in parent._modules.items():
+            if child in replacements:
+                parent._modules[name] = replacements[child]

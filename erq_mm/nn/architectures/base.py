@@ -1,0 +1,60 @@
+"""The words in which a network family is described: data about exact types, read by `structure` and `swap`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from ..matmul import QuantMatMul
+
+LAYER_NORM = 'torch.nn.modules.normalization.LayerNorm'
+GELU = 'torch.nn.modules.activation.GELU'
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the input of one layer of a part is.
+
+    Attributes:
+        role: see `structure.ROLES`.
+        norm: path, within the part, of the LayerNorm whose output it is, if that output goes nowhere else.
+        windows: path of the module that pads and rearranges between that LayerNorm and the layer.
+        needs: path -> type that a module must have exactly for this to be true. Where it has not, the layer is an
+            ordinary one.
+    """
+
+    role: str
+    norm: str | None = None
+    windows: str | None = None
+    needs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One type of module of a family. Paths are relative to the module; '' is the module itself.
+
+    Attributes:
+        type: qualified name; a module must be exactly of it (`recognition.is_exactly`).
+        inputs: path of a layer -> what its input is.
+        makes: path of a linear layer that only the replacement has -> what its input is. Parameters of the module are
+            then quantized as those of these layers.
+        products: name of a product of activations -> the roles of its two operands.
+        qkv: path of the layer whose rows are queries, keys and values.
+        blocks: paths of what block reconstruction treats as one.
+        is_merging: whether its layers merge patches.
+        needs: path -> type, as in `Input`, without which the module is none of this family.
+        accepts: whether a module has options for which the description holds.
+        replacement: (module, products by name) -> the module that takes its place, in which the products are
+            quantized. It must compute the same and take over the children under their names.
+    """
+
+    type: str
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    makes: Mapping[str, Input] = field(default_factory=dict)
+    products: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    qkv: str | None = None
+    blocks: tuple[str, ...] = ()
+    is_merging: bool = False
+    needs: Mapping[str, str] = field(default_factory=dict)
+    accepts: Callable[[nn.Module], bool] = lambda _: True
+    replacement: Callable[[nn.Module, Mapping[str, QuantMatMul]], nn.Module] | None = None
