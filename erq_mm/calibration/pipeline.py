@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -16,14 +17,17 @@ from torch import nn
 from ..core.spec import QuantSpec, check_bits
 from ..nn.structure import Site, find_sites
 from ..nn.swap import swap_
+from ..nn.usage import Usage, observe_usage
+from .account import account
 from .checks import check_steps
+from .function_guard import FunctionGuard
 from .memory import PeakMemory
 from .progress import track
 from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
 from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
-from .steps import LAYER_STEPS, MODEL_STEPS, needs, step_options
+from .steps import LAYER_STEPS, MODEL_STEPS, PASSES, needs, step_options
 from .steps.weights import check_weight
 from .task import CalibrationTask, as_task, check_task
 
@@ -42,6 +46,8 @@ def quantize_(
     seed: int = 0,
     progress: Progress | None = None,
     work_dir: str | Path | None = None,
+    same_function: bool = True,
+    full_account: bool = True,
 ) -> Report:
     """Quantize `model` in place and return what was done.
 
@@ -58,18 +64,24 @@ def quantize_(
         progress: a started rich display, or None.
         work_dir: where reconstructions keep the units they have finished, to go on from there after a kill; None
             keeps nothing.
+        same_function: prove on the first calibration image that swapping and reparameterizing the layers has not
+            changed the model's function; costs about one forward together with `full_account`.
+        full_account: see on the first calibration image what the model really uses, leave float what is used otherwise
+            than as a layer, and list it.
 
     Raises:
         ValueError: unknown recipe, step, option, scope or override key; bits outside 2..8; a pattern that matches
             nothing; no layer in scope; a model that is quantized already; a recipe that needs a loss, predictions or
             more images than `run_calibration` gives.
         FloatingPointError: NaN or infinity in a weight or an activation, naming the layer.
+        RuntimeError: with all quantizers off the model is not the float model any more; names the first module that
+            differs, before anything is fitted.
 
     Everything that can be checked is checked before the model is touched. If calibration fails halfway the model is
     half quantized: load it again.
     """
     recipe, task = resolve_recipe(recipe), as_task(run_calibration)
-    plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})
+    plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})  # every error that needs no forward
     check_task(task, model, needs(recipe), recipe.name, recipe.images)
     store = None
     if work_dir is not None:
@@ -77,14 +89,18 @@ def quantize_(
         store = UnitStore(Path(work_dir), fingerprint(model, settings | {'images': task.identity()}))
     report = Report(
         recipe=recipe.name, w_bits=w_bits, a_bits=a_bits, scope=scope, seed=seed, steps=[dict(s) for s in recipe.steps],
-        float_layers=[{'name': name, 'reason': reason} for name, reason in plan.float_layers],
         notes=[recipe.note] if recipe.note else [],
     )  # fmt: skip
     model.eval()
     started = time.perf_counter()
     with PeakMemory() as memory, torch.no_grad(), full_precision():
+        guard = FunctionGuard() if same_function else None
+        with _timed(report.seconds, 'probe'):
+            usage = _probe(model, task, guard, full_account)
+        plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {}, usage)
+        report.float_layers = [{'name': name, 'reason': reason} for name, reason in plan.float_layers]
         calibration = swap_for_calibration(model, plan, task, seed, progress)
-        calibration.store = store
+        calibration.store, calibration.guard = store, guard
         for state in calibration.layers():
             check_weight(state)
         for steps in stages(recipe):
@@ -92,10 +108,22 @@ def quantize_(
         for state in calibration.sites:
             state.activate()
     report.reconstruction, report.notes = calibration.units, [*report.notes, *calibration.notes]
+    report.checks = {'same_function': guard.findings if guard else 'off', 'full_account': full_account or 'off'}
     report.layers = [state.report for state in calibration.sites]
     report.seconds['total'] = time.perf_counter() - started
     report.peak_memory_bytes = memory.peak_bytes
     return report
+
+
+def _probe(model: nn.Module, task: CalibrationTask, guard: FunctionGuard | None, full_account: bool) -> Usage | None:
+    """Run the first image through the float model, if anything is to be learned from that."""
+    with ExitStack() as stack:
+        usage = stack.enter_context(observe_usage(model)) if full_account else None
+        if guard is not None:
+            stack.enter_context(guard.remember(model))
+        if usage is not None or guard is not None:
+            task.forward(model, 0)
+    return usage
 
 
 class Plan:
@@ -109,20 +137,30 @@ class Plan:
 
 
 def plan_quantization(
-    model: nn.Module, recipe: Recipe, w_bits: int, a_bits: int, scope: str, overrides: Overrides
+    model: nn.Module,
+    recipe: Recipe,
+    w_bits: int,
+    a_bits: int,
+    scope: str,
+    overrides: Overrides,
+    usage: Usage | None = None,
 ) -> Plan:
-    """Decide everything that can be decided without touching the model; raises as `quantize_` does."""
+    """Decide everything that can be decided without touching the model; raises as `quantize_` does.
+
+    Args:
+        usage: of a forward of the model; with it, what is used otherwise than as a layer stays float and is listed.
+    """
     check_bits('w_bits', w_bits)
     check_bits('a_bits', a_bits)
     check_steps(recipe)
-    sites, float_layers = find_sites(model, scope)
+    sites, float_layers = find_sites(model, scope, usage)
     if not sites:
         raise ValueError(
             f'{type(model).__name__} has no layer in scope {scope!r}: it has no nn.Linear'
             + (' or nn.Conv2d' if scope == 'all' else '; scope="all" takes convolutions, too')
         )
-    plan = Plan(float_layers)
-    settings = _apply_overrides([site.name for site in sites], w_bits, a_bits, overrides)
+    plan = Plan(float_layers + (account(model, sites, float_layers, usage) if usage else []))
+    settings = _apply_overrides(sites, dict(float_layers), w_bits, a_bits, overrides)
     for site in sites:
         setting = settings[site.name]
         if setting is None:
@@ -147,17 +185,15 @@ def _input_spec(recipe: Recipe, site: Site, role: str, setting: dict[str, Any]) 
 
 
 def _apply_overrides(
-    names: list[str], w_bits: int, a_bits: int, overrides: Overrides
+    sites: list[Site], float_layers: Mapping[str, str], w_bits: int, a_bits: int, overrides: Overrides
 ) -> dict[str, dict[str, Any] | None]:
     settings: dict[str, dict[str, Any] | None] = {
-        name: {'w_bits': w_bits, 'a_bits': a_bits, 'a_bits_overridden': False} for name in names
+        site.name: {'w_bits': w_bits, 'a_bits': a_bits, 'a_bits_overridden': False} for site in sites
     }
     for pattern, change in overrides.items():
-        matched = [name for name in names if _matches(pattern, name)]
+        matched = [s.name for s in sites if any(_matches(pattern, name) for name in (s.name, *s.aliases))]
         if not matched:
-            raise ValueError(
-                f'override {pattern!r} matches no layer in scope; layers are e.g. {names[:3]} ... {names[-3:]}'
-            )
+            _refuse_pattern(pattern, change, list(settings), float_layers)
         if change != 'float' and (
             not isinstance(change, Mapping) or not set(change) <= set(OVERRIDE_KEYS) or not change
         ):
@@ -177,6 +213,20 @@ def _apply_overrides(
     return settings
 
 
+def _refuse_pattern(pattern: str, change: object, names: list[str], float_layers: Mapping[str, str]) -> None:
+    """Raise ValueError for a pattern that matches no site, unless it wants float what is float anyway."""
+    left_float = [name for name in float_layers if _matches(pattern, name)]
+    if not left_float:
+        raise ValueError(
+            f'override {pattern!r} matches no layer in scope; layers are e.g. {names[:3]} ... {names[-3:]}'
+        )
+    if change != 'float':
+        first = left_float[0]
+        raise ValueError(
+            f'override {pattern!r} matches only layers that stay float, e.g. {first}: {float_layers[first]}'
+        )
+
+
 def _matches(pattern: str, name: str) -> bool:
     if pattern.startswith('re:'):
         return re.search(pattern[3:], name) is not None
@@ -186,13 +236,13 @@ def _matches(pattern: str, name: str) -> bool:
 def swap_for_calibration(
     model: nn.Module,
     plan: Plan,
-    task: CalibrationTask,
+    task: Callable[[nn.Module], Any],
     seed: int,
     progress: Progress | None,
 ) -> Calibration:
     """Swap the planned layers, unfitted, and return the state the steps work on."""
     modules = swap_(model, plan.sites, plan.weight_specs, _module_specs(plan))
-    states = []
+    states, task = [], as_task(task)
     for site in plan.sites:
         module, specs = modules[site.name], plan.input_specs[site.name]
         weight_spec = plan.weight_specs[site.name]
@@ -232,6 +282,9 @@ def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
 
 
 def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], seconds: dict[str, float]) -> None:
+    if steps[0]['type'] not in PASSES:
+        with _timed(seconds, 'probe'):
+            calibration.prove()
     if steps[0]['type'] in MODEL_STEPS:
         with _timed(seconds, steps[0]['type']):
             MODEL_STEPS[steps[0]['type']](calibration, **step_options(steps[0]))

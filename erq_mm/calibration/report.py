@@ -39,6 +39,7 @@ class Report:
 
     Attributes:
         reconstruction: per unit: name, objective before and after, whether the training was kept, seconds.
+        checks: what was proven about the model: `same_function` (stage -> largest difference), `full_account`.
         notes: lines for the reader.
     """
 
@@ -55,6 +56,7 @@ class Report:
     layers: list[LayerReport] = field(default_factory=list)
     float_layers: list[dict[str, str]] = field(default_factory=list)
     reconstruction: list[dict[str, Any]] = field(default_factory=list)
+    checks: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property

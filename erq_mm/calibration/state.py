@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from ..core.weight_grid import QuantizedWeight
 from ..nn.layers import QuantLayer
 from ..nn.matmul import QuantMatMul
 from ..nn.structure import Site
+from .function_guard import FunctionGuard
+from .progress import track
 from .report import LayerReport
 from .resume import UnitStore
 from .task import CalibrationTask
@@ -121,6 +123,9 @@ class Calibration:
         notes: lines for the user.
         units: what reconstruction did to each unit: name, objective before and after, kept, seconds.
         store: keeps finished units of long steps, or None.
+        guard: proves that the model's function has not changed, or None.
+        unproven: what has been done to the model since the guard last looked, or None.
+        folded: LayerNorms whose outputs have changed, together with the layers behind them.
     """
 
     model: nn.Module
@@ -131,16 +136,49 @@ class Calibration:
     notes: list[str] = field(default_factory=list)
     units: list[dict[str, Any]] = field(default_factory=list)
     store: UnitStore | None = None
+    guard: FunctionGuard | None = None
+    unproven: str | None = 'swap of the layers'
+    folded: set[str] = field(default_factory=set)
 
     def layers(self) -> list[SiteState]:
         """The sites that have weights."""
         return [state for state in self.sites if state.has_weight]
 
-    def run(self) -> None:
-        """Run the calibration forwards, without gradients, reduced precision or training behaviour."""
+    def run(self, watching: AbstractContextManager | None = None) -> None:
+        """Run the calibration forwards, without gradients, reduced precision or training behaviour.
+
+        Args:
+            watching: what observes them; it does not see what the guard may have to run besides.
+        """
         self.model.eval()
         with torch.no_grad(), full_precision():
-            self.task(self.model)
+            with watching or nullcontext():
+                for index in track(self.progress, range(len(self.task)), 'calibration images'):
+                    with self._seen_by_guard() if index == 0 else nullcontext():
+                        self.task.forward(self.model, index)
+                self.task.check(self.model)
+            self._prove()
+
+    def prove(self) -> None:
+        """Compare the model with the float model on the first image, if it has changed since that was last done."""
+        if self.guard is None or self.unproven is None:
+            return
+        with torch.no_grad(), full_precision():
+            with self._seen_by_guard():
+                self.task.forward(self.model, 0)
+            self._prove()
+
+    def _seen_by_guard(self) -> AbstractContextManager:
+        is_wanted = self.guard is not None and self.unproven is not None
+        return self.guard.observe(self.model) if is_wanted else nullcontext()
+
+    def _prove(self) -> None:
+        if self.guard is None or self.unproven is None:
+            return
+        layers, stage = [state.name for state in self.layers()], self.unproven
+        note = self.guard.verify(stage, self.model, self.folded, layers, lambda: self.task.forward(self.model, 0))
+        self.notes += [note] if note else []
+        self.unproven = None
 
 
 @contextmanager

@@ -24,6 +24,9 @@ class CalibrationTask(ABC):
     def forward(self, model: nn.Module, index: int) -> None:
         """Run one image."""
 
+    def check(self, model: nn.Module) -> None:  # noqa: B027  (most tasks have nothing to check)
+        """Raise ValueError if the forwards of all images have shown that these cannot calibrate the model."""
+
     def identity(self) -> list[Any]:
         """Return what tells these images from others (ids), to recognise results that were computed with them."""
         return [len(self)]
@@ -36,6 +39,7 @@ class CalibrationTask(ABC):
     def __call__(self, model: nn.Module) -> None:
         for index in range(len(self)):
             self.forward(model, index)
+        self.check(model)
 
 
 @runtime_checkable

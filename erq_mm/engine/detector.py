@@ -12,7 +12,6 @@ from mmengine.structures import InstanceData
 from rich.progress import Progress
 from torch import Tensor, nn
 
-from ..calibration.progress import track
 from ..calibration.task import CalibrationTask, Predictions
 from .objectives import dense_divergence, detector_loss
 
@@ -65,14 +64,8 @@ class DetectorTask(CalibrationTask):
             return set()
         return {'loss', 'predictions'} if model.train_cfg is not None else {'predictions'}
 
-    def __call__(self, model: nn.Module) -> None:
-        """Run all images.
-
-        Raises:
-            ValueError: no image gives a proposal: the box head would never be calibrated.
-        """
-        for index in track(self.progress, range(len(self)), 'calibration images'):
-            self.forward(model, index)
+    def check(self, model: nn.Module) -> None:
+        """Raise ValueError if no image gives a proposal: the box head would never be calibrated."""
         if _is_known_two_stage(model) and not any(
             len(rois) for seen in self._remembered.values() for _, rois in seen.boxes
         ):

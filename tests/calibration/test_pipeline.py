@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import erq_mm
+from erq_mm.calibration.recipes import resolve_recipe
 from erq_mm.calibration.report import check_writable
 from erq_mm.nn import QuantLinear
 
@@ -255,3 +256,27 @@ def test_unwritable_report_path_is_named(tmp_path) -> None:
 def test_calibration_leaves_no_hooks_behind(data: torch.Tensor) -> None:
     model, _ = quantized(make_model(), data)
     assert not any(module._forward_pre_hooks or module._forward_hooks for module in model.modules())
+
+
+FOLDING = {
+    name: recipe
+    for name, recipe in SMALL_RECIPES.items()
+    if any(step['type'] == 'reparameterize' for step in resolve_recipe(recipe).steps)
+}
+
+
+@pytest.mark.parametrize('recipe', FOLDING.values(), ids=FOLDING)
+@pytest.mark.parametrize(('weight', 'bias'), [(0.0, 2.5), (1e-4, -2.5), (0.0, 0.0), (0.0, 100.0)])
+def test_a_constant_channel_costs_no_more_than_an_ordinary_one(recipe: dict, weight: float, bias: float) -> None:
+    """A pruned LayerNorm weight."""
+    data, fresh = torch.randn(256, 32), torch.randn(256, 32)
+    errors = []
+    for is_constant in (False, True):
+        torch.manual_seed(3)
+        model = nn.Sequential(nn.LayerNorm(32), nn.Linear(32, 32), nn.GELU(), nn.Linear(32, 8))
+        with torch.no_grad():
+            if is_constant:
+                model[0].weight[5], model[0].bias[5] = weight, bias
+        changed, _ = quantized(model, data, recipe, 8, 8)
+        errors.append(output_error(changed, model, fresh) / float(model(fresh).detach().square().mean()))
+    assert errors[1] < 1.5 * errors[0] + 1e-5

@@ -31,6 +31,7 @@ MODEL_STEPS = {
 }
 LAYER_STEPS = {'aqer': aqer, 'fit_weights': fit_weights, 'gptq': gptq, 'wqer': wqer}
 
+PASSES = ('fit_activations', 'collect_statistics')  # begin with a pass of all images, which proves the same function
 # step -> what it needs of the calibration task ('loss', 'predictions'); raises ValueError for options it would refuse
 STEP_NEEDS: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
     'aqer': check_corrections,
@@ -61,4 +62,4 @@ def needs(recipe: Recipe) -> set[str]:
     return set().union(*(STEP_NEEDS[s['type']](step_options(s)) for s in recipe.steps if s['type'] in STEP_NEEDS))
 
 
-__all__ = ['LAYER_STEPS', 'MODEL_STEPS', 'STEP_NEEDS', 'Calibration', 'SiteState', 'needs']
+__all__ = ['LAYER_STEPS', 'MODEL_STEPS', 'PASSES', 'STEP_NEEDS', 'Calibration', 'SiteState', 'needs']

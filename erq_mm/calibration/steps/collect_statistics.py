@@ -29,8 +29,7 @@ def collect_statistics(calibration: Calibration, conv_rows: int = 16384, sampled
             state.stats = RowStats(weight, sampled_rows, seed=calibration.seed + index)
         else:
             state.stats = GramStats(weight)
-    with watch_inputs([s.quantizers()[0] for s in states], [_collector(s, conv_rows) for s in states]):
-        calibration.run()
+    calibration.run(watch_inputs([s.quantizers()[0] for s in states], [_collector(s, conv_rows) for s in states]))
 
 
 def _collector(state: SiteState, conv_rows: int) -> Callable[[Tensor], None]:

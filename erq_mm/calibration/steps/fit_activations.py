@@ -31,8 +31,7 @@ def fit_activations(calibration: Calibration) -> None:
             state.histograms.append(histogram)
             quantizers.append(quantizer)
             observers.append(_observer(f'{state.name} ({role})', quantizer, histogram))
-    with watch_inputs(quantizers, observers):
-        calibration.run()
+    calibration.run(watch_inputs(quantizers, observers))
     for state in track(calibration.progress, calibration.sites, 'fitting activations'):
         _fit_site(state)
 

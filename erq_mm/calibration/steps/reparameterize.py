@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ...core.reparameterization import fold_
+from ...core.reparameterization import constant_channels, fold_
 from ...core.reparameterization import reparameterize as choose_change
 from ...core.scale_search import search_uniform_range
 from ..state import Calibration, SiteState
@@ -26,6 +26,10 @@ def reparameterize(
         if state.input_specs[0].granularity != 'channel' or state.histograms[0].is_empty:
             continue
         _reparameterize_site(state, modules, exact_pad, integer_zero_point=integer_zero_point, statistic=statistic)
+        calibration.folded.add(state.site.norm)
+    calibration.unproven = (
+        'reparameterization' if exact_pad else None
+    )  # zeros as padding change the function, as published
 
 
 @torch.no_grad()
@@ -34,7 +38,9 @@ def _reparameterize_site(
 ) -> None:
     spec, site, layer = state.input_specs[0], state.site, state.layer
     scale, zero_point = search_uniform_range(state.histograms[0], spec, contains_zero=False)
-    change = choose_change(scale, zero_point, spec.max_code, **options)
+    low, high = state.histograms[0].minimum.double(), state.histograms[0].maximum.double()
+    constant, value = constant_channels(low, high), (low + high) / 2
+    change = choose_change(scale, zero_point, spec.max_code, constant=constant, value=value, **options)
     norm = modules[site.norm]
     fold_(norm.weight, norm.bias, layer.weight, layer.bias, change)
     if site.windows is not None and exact_pad:
