@@ -7,6 +7,7 @@ from torch import Tensor
 from ...core.histogram import Histogram
 from ...core.quantizers import Quantizer
 from ...core.spec import QuantSpec
+from ..degenerate import warn_of_inputs
 from ..progress import track
 from ..state import Calibration, SiteState, watch_inputs
 
@@ -34,6 +35,7 @@ def fit_activations(calibration: Calibration) -> None:
     calibration.run(watch_inputs(quantizers, observers))
     for state in track(calibration.progress, calibration.sites, 'fitting activations'):
         _fit_site(state)
+    warn_of_inputs(calibration)
 
 
 def _new_histogram(state: SiteState, spec: QuantSpec, device: object) -> Histogram:

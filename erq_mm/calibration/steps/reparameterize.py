@@ -27,9 +27,8 @@ def reparameterize(
             continue
         _reparameterize_site(state, modules, exact_pad, integer_zero_point=integer_zero_point, statistic=statistic)
         calibration.folded.add(state.site.norm)
-    calibration.unproven = (
-        'reparameterization' if exact_pad else None
-    )  # zeros as padding change the function, as published
+    # zeros as padding change the function, as published: there is nothing to prove then
+    calibration.unproven = 'reparameterization' if exact_pad else None
 
 
 @torch.no_grad()
