@@ -35,8 +35,20 @@ def summary(report: Report, width: int = 160) -> str:
         f'{text.getvalue()}calibration: {report.seconds["total"]:.1f} s ({seconds}); '
         f'images {report.calibration.get("image_ids")}; weights of quantized layers: {sizes}',
         *_reconstruction(report.reconstruction),
+        *_checks(report.checks),
         *(f'note: {note}' for note in report.notes),
     ])  # fmt: skip
+
+
+def _checks(checks: dict[str, Any]) -> list[str]:
+    """Say what was proven about the model, or that the user did not want to know."""
+    same_function = checks.get('same_function')
+    if not same_function:
+        return []
+    if same_function == 'off':
+        return ['same function as the float model: not checked (same_function=False)']
+    proven = ', '.join(f'after the {stage} {found["largest_difference"]:.1g}' for stage, found in same_function.items())
+    return [f'same function as the float model with all quantizers off; largest relative difference {proven}']
 
 
 def _reconstruction(units: list[dict[str, Any]]) -> list[str]:

@@ -12,3 +12,12 @@ def test_reconstruction_and_notes_are_told() -> None:
     lines = summary(report).splitlines()
     told = 'reconstruction: 4 units, objective after / before 0.25 .. 1.00, median 0.75; 1 keep their calibrated values'
     assert lines[-2:] == [told, 'note: a reconstruction']
+
+
+def test_what_was_proven_is_told() -> None:
+    report = Report('erq', 4, 4, 'linears', 0, steps=[], seconds={'total': 1.0})
+    assert 'same function' not in summary(report)
+    report.checks = {'same_function': {'swap of the layers': {'largest_difference': 2.4e-7}}}
+    assert 'largest relative difference after the swap of the layers 2e-07' in summary(report)
+    report.checks = {'same_function': 'off'}
+    assert 'not checked (same_function=False)' in summary(report)
