@@ -42,7 +42,7 @@ def load_detector(detector: Detector) -> tuple[Config, nn.Module]:
 def run_operations(cell: Cell) -> Outcome:
     """Count the multiply-accumulates of a whole prediction of one test image."""
     config, model = load_detector(cell.detector)
-    (image,) = build_calibration_images(config, CalibrationConfig(num_images=1, split='test', seed=cell.seed))
+    (image,) = build_calibration_images(config, CalibrationConfig(split='test', seed=cell.seed)).samples
     predictions = []
     macs = count_macs(model, lambda detector: predictions.extend(detector.test_step(pseudo_collate([image]))))
     height, width = image['data_samples'].img_shape[:2]
@@ -94,7 +94,7 @@ def _quantized_inputs(
 
 
 def _forward(config: Config, calibration: CalibrationConfig) -> Callable[[nn.Module], None]:
-    return DetectorTask(build_calibration_images(config, calibration), with_masks=False, progress=None)
+    return DetectorTask(build_calibration_images(config, calibration).samples, with_masks=False, progress=None)
 
 
 def _middle_layers(model: nn.Module) -> dict[str, str]:

@@ -11,8 +11,8 @@ from typing import Any
 from mmengine.config import Config, DictAction
 
 from ..demo.shapes import make_shapes
-from ..engine.calibration_data import innermost_dataset
 from ..engine.evaluation import load_config
+from ..engine.image_sets import annotation_file, leaf_datasets
 from .storage import digest_of, file_digest
 
 DEMO = {'mask': 'mask-rcnn_swin-mini', 'cascade': 'cascade-mask-rcnn_swin-mini'}
@@ -70,13 +70,11 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
 
 
 def annotation_files(config: Config) -> list[str]:
-    """Return the annotation files of the train and test data, in that order."""
-    paths = []
-    for loader in (config.get('train_dataloader'), config.get('test_dataloader')):
-        if loader is not None:
-            dataset = innermost_dataset(loader.dataset)
-            paths.append(os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or ''))
-    return paths
+    """Return the annotation files of the train and test data, in that order, as far as they are local files."""
+    loaders = [config[name] for name in ('train_dataloader', 'test_dataloader') if config.get(name) is not None]
+    leaves = [leaf for loader in loaders for leaf in leaf_datasets(loader.dataset)]
+    paths = [annotation_file(leaf) for leaf in leaves if leaf.get('backend_args') is None]
+    return [path for path in paths if path is not None and '://' not in path]
 
 
 def resolve_detector(entry: str | Mapping[str, Any], root: Path) -> Detector:

@@ -18,7 +18,7 @@ from pycocotools.coco import COCO
 
 from ..calibration.progress import new_progress
 from ..demo.run import evaluate
-from ..engine.calibration_data import innermost_dataset
+from ..engine.image_sets import leaf_datasets
 from .analyses import ANALYSES
 from .bootstrap import average_precision
 from .cells import FORMAT, Cell
@@ -116,7 +116,7 @@ def _coco_evaluator(config: Config) -> tuple[dict[str, Any], str]:
 
 
 def _category_ids(ground_truth: COCO, config: Config) -> list[int]:
-    metainfo = innermost_dataset(config.test_dataloader.dataset).get('metainfo') or {}
+    metainfo = leaf_datasets(config.test_dataloader.dataset)[0].get('metainfo') or {}
     return ground_truth.getCatIds(catNms=list(metainfo.get('classes') or []))
 
 

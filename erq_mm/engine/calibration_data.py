@@ -1,16 +1,21 @@
-"""Calibration images: a split of the config's own data set, through the test pipeline."""
+"""Calibration images: the user's own data set as it is, through the pipeline of the evaluation."""
 
-import os
+import random
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from mmdet.registry import DATASETS
+import torch
 from mmengine.config import Config
+from mmengine.structures import BaseDataElement
+from rich.progress import Progress
 
 from ..calibration.recipes import Recipe
-
-SPLITS = ('train', 'val', 'test')
+from .image_checks import degenerate_note
+from .image_choice import Place, choose_images, find_images
+from .split_sets import SPLITS, input_error, open_split, other_splits
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class CalibrationConfig:
     Attributes:
         num_images: how many, chosen by `seed`; a larger number contains the smaller one's images.
         split: whose data set.
-        seed: of the choice.
-        image_ids: explicit COCO image ids instead; then `num_images` and `seed` are not used.
+        seed: of the choice, and of random steps of the pipeline.
+        image_ids: explicit image ids instead, as in the report; then `num_images` is not used.
     """
 
     num_images: int = 1
@@ -32,6 +37,8 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f'calibration split must be one of {SPLITS}, got {self.split!r}')
+        if isinstance(self.image_ids, (int, str)):
+            object.__setattr__(self, 'image_ids', (self.image_ids,))
         if self.image_ids is not None:
             object.__setattr__(self, 'image_ids', tuple(self.image_ids))
         if self.image_ids == () or (self.image_ids is None and self.num_images < 1):
@@ -50,72 +57,80 @@ class CalibrationConfig:
             )
 
 
-def build_calibration_images(config: Config, calibration: CalibrationConfig) -> list[dict[str, Any]]:
-    """Return the images as the test pipeline packs them, each with its `img_id` in the data sample.
+@dataclass(frozen=True)
+class CalibrationImages:
+    """The images, in the order of their choice.
+
+    Attributes:
+        samples: as the pipeline packs them; the data sample has the `img_id` of the report.
+        ids: what the report calls them: the image id, with the name of its set in front (`instances_a.json:17`) where
+            the split has several.
+        notes: warnings about single images.
+    """
+
+    samples: list[dict[str, Any]]
+    ids: list[int | str]
+    notes: list[str]
+
+
+def build_calibration_images(
+    config: Config, calibration: CalibrationConfig, evaluated: str = 'test', progress: Progress | None = None
+) -> CalibrationImages:
+    """Return the images as the evaluation packs them, but without their annotations.
+
+    Every data set of the split is built as its config says (filters, subsets, file backends), with the pipeline of the
+    evaluation in the place of its own. Global random states are as before afterwards.
+
+    Args:
+        evaluated: the loader that is evaluated, `test` or `val`, whose pipeline prepares the images; the other one's
+            does if the config has only that.
+        progress: a started display, for data sets that give their records one by one; or None.
 
     Raises:
-        ValueError: the config has no such data set, or an image id is not in it.
-        FileNotFoundError: the annotation file or an image is missing.
+        ValueError: a loader is missing, a data set is empty or cannot be built, an image is not in it or not usable.
+        FileNotFoundError: annotations or an image cannot be read.
     """
-    dataset = _build_dataset(config, calibration.split)
-    indices = _choose(dataset, calibration)
-    return [dataset[index] for index in indices]
+    with _seeded(calibration.seed):
+        sets = open_split(config, calibration.split, evaluated, progress)
+        if calibration.image_ids is None:
+            places = choose_images(sets, calibration.num_images, calibration.seed)
+        else:
+            places = find_images(sets, calibration.image_ids)
+        samples = [_load(place, config, calibration.split) for place in places]
+    ids = [image_set.label(index) for image_set, index in places]
+    notes = [degenerate_note(image_id, sample) for image_id, sample in zip(ids, samples, strict=True)]
+    return CalibrationImages(samples, ids, [note for note in notes if note is not None])
 
 
-def _build_dataset(config: Config, split: str) -> Any:
-    loader, test_loader = config.get(f'{split}_dataloader'), config.get('test_dataloader')
-    if loader is None or test_loader is None:
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the generators that pipelines draw from while the block runs, and put them back as they were."""
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)  # of the CPU alone: torch.manual_seed would seed CUDA's too
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
+
+
+def _load(place: Place, config: Config, split: str) -> dict[str, Any]:
+    """Return one image as packed, with the id that the report gives it."""
+    image_set, index = place
+    label, way_out = image_set.label(index), other_splits(config, split)
+    which = f'calibration image {label} of the {split} split, {image_set.image_path(index)},'
+    try:
+        sample = image_set.load(index)
+    except Exception as error:  # whatever a step of a user's pipeline raises
+        message = f'{which} cannot be loaded; choose others with calibration.image_ids or seed{way_out}'
+        raise input_error(error, message) from error
+    if not isinstance(sample, Mapping) or not isinstance(sample.get('data_samples'), BaseDataElement):
         raise ValueError(
-            f'the config has no {split}_dataloader to calibrate on; set default_hooks.quantization.calibration.split '
-            f'to one of {[s for s in SPLITS if config.get(f"{s}_dataloader")]}'
+            f'{which} comes out of the pipeline as {type(sample).__name__} without a data sample; calibration needs a '
+            'pipeline that ends in PackDetInputs or the like'
         )
-    dataset = innermost_dataset(loader.dataset).copy()
-    dataset.pipeline = _plain_pipeline(innermost_dataset(test_loader.dataset).pipeline)
-    dataset.test_mode = True
-    dataset.pop('indices', None)
-    path = os.path.join(dataset.get('data_root') or '', dataset.get('ann_file') or '')
-    if not path.startswith(('http:', 'https:', 's3:')) and not os.path.isfile(path):
-        raise FileNotFoundError(
-            f'calibration images come from the {split} split, whose annotation file {path} does not exist; set '
-            f'{split}_dataloader.dataset.data_root and ann_file, or '
-            'default_hooks.quantization.calibration.split=val'
-        )
-    return DATASETS.build(dataset)
-
-
-def innermost_dataset(dataset: Any) -> Any:
-    """Return the config of the data set inside RepeatDataset, MultiImageMixDataset and the like."""
-    while 'dataset' in dataset:
-        dataset = dataset['dataset']
-    return dataset
-
-
-def _plain_pipeline(pipeline: list[Any]) -> list[Any]:
-    """Return the test pipeline without annotations, and with the first choice of every test-time augmentation."""
-    steps = []
-    for step in pipeline:
-        options = step['transforms'] if step['type'] == 'TestTimeAug' else [[step]]
-        steps += [choices[0] for choices in options if choices[0]['type'] not in ('LoadAnnotations', 'RandomFlip')]
-    return steps
-
-
-def _choose(dataset: Any, calibration: CalibrationConfig) -> list[int]:
-    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-    if calibration.image_ids is not None:
-        index_of = {str(info['img_id']): index for index, info in enumerate(infos)}
-        missing = [i for i in calibration.image_ids if str(i) not in index_of]
-        if missing:
-            raise ValueError(
-                f'calibration image ids {missing} are not in {dataset.ann_file} ({len(infos)} images, '
-                f'e.g. ids {[info["img_id"] for info in infos[:3]]})'
-            )
-        return [index_of[str(i)] for i in calibration.image_ids]
-    with_objects = [index for index, info in enumerate(infos) if info.get('instances')] or list(range(len(infos)))
-    with_objects.sort(key=lambda index: str(infos[index]['img_id']))
-    if calibration.num_images > len(with_objects):
-        raise ValueError(
-            f'calibration asks for {calibration.num_images} images and {dataset.ann_file} has {len(with_objects)} '
-            'with objects; lower num_images'
-        )
-    order = np.random.RandomState(calibration.seed).permutation(len(with_objects))
-    return [with_objects[i] for i in order[: calibration.num_images]]
+    sample['data_samples'].set_metainfo({'img_id': label})
+    return sample

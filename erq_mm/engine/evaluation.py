@@ -1,6 +1,7 @@
 """The code behind tools/test.py, for scripts that evaluate several recipes."""
 
 import argparse
+import copy
 import logging
 import os
 import re
@@ -18,8 +19,8 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..calibration.recipes import FAST_RECIPES, RECIPES
-from .calibration_data import innermost_dataset
 from .checkpoints import CheckpointGuardHook
+from .image_sets import leaf_datasets
 
 
 def main(description: str | None = None, arguments: list[str] | None = None) -> dict[str, Any]:
@@ -98,7 +99,7 @@ def load_config(name: str) -> Config:
 def add_recipe(config: Config, quantization: dict[str, Any]) -> None:
     """Put an ERQHook into the config, keeping what an existing one says about anything but recipe and bits."""
     hook = dict(config.setdefault('default_hooks', ConfigDict()).get('quantization') or {})
-    config.default_hooks.quantization = hook | {'type': 'ERQHook'} | quantization
+    config.default_hooks.quantization = {'type': 'ERQHook'} | hook | quantization
 
 
 def prepare_config(args: argparse.Namespace, config: Config) -> Config:
@@ -143,15 +144,21 @@ def build_runner(args: argparse.Namespace) -> Runner:
 
 
 def add_test_time_augmentation(config: Config) -> None:
-    """Wrap the model and the pipeline as mmdet does: its own defaults where the config names none."""
+    """Wrap the model and the pipelines as mmdet does: its own defaults where the config names none."""
     if 'tta_model' not in config:
         config.tta_model = dict(
             type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         )
-    if 'tta_pipeline' not in config:
-        keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        augmented = dict(type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs', meta_keys=keys)]])
-        config.tta_pipeline = [*innermost_dataset(config.test_dataloader.dataset).pipeline[:-1], augmented]
+    for dataset in leaf_datasets(config.test_dataloader.dataset):
+        dataset.pipeline = copy.deepcopy(config.get('tta_pipeline') or _with_flips(dataset.pipeline))
     config.model = ConfigDict(**config.tta_model, module=config.model)
-    innermost_dataset(config.test_dataloader.dataset).pipeline = config.tta_pipeline
+
+
+def _with_flips(pipeline: list[Any]) -> list[Any]:
+    """Return a test pipeline that packs every image twice, flipped and as it is."""
+    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+    flips = [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)]
+    return [
+        *pipeline[:-1],
+        dict(type='TestTimeAug', transforms=[flips, [dict(type='mmdet.PackDetInputs', meta_keys=keys)]]),
+    ]

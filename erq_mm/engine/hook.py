@@ -87,12 +87,12 @@ class ERQHook(Hook):
             check_float_checkpoint(unwrap(runner.model), checkpoint, self.scope)
 
     def before_test(self, runner: Runner) -> None:
-        self._quantize_once(runner)
+        self._quantize_once(runner, 'test')
 
     def before_val(self, runner: Runner) -> None:
-        self._quantize_once(runner)
+        self._quantize_once(runner, 'val')
 
-    def _quantize_once(self, runner: Runner) -> None:
+    def _quantize_once(self, runner: Runner, evaluated: str) -> None:
         if self.report is not None:
             return
         path = Path(self.report_path or Path(runner.log_dir) / 'quantization.json')
@@ -102,7 +102,7 @@ class ERQHook(Hook):
         def calibrate() -> Report:
             check_writable(path)
             plan_quantization(model, self.recipe, self.w_bits, self.a_bits, self.scope, self.overrides)
-            report = self._calibrate(model, runner)
+            report = self._calibrate(model, runner, evaluated)
             report.write(path)
             return report
 
@@ -116,12 +116,12 @@ class ERQHook(Hook):
             raise
         logger.info(f'\n{summary(self.report)}\nreport: {path}')
 
-    def _calibrate(self, model: nn.Module, runner: Runner) -> Report:
-        images = build_calibration_images(runner.cfg, self.calibration)
+    def _calibrate(self, model: nn.Module, runner: Runner, evaluated: str) -> Report:
         with nullcontext(self.shared_progress) if self.shared_progress else new_progress() as progress:
+            images = build_calibration_images(runner.cfg, self.calibration, evaluated, progress)
             report = quantize_(
                 model,
-                DetectorTask(images, self.scope == 'all', progress, with_labels='loss' in needs(self.recipe)),
+                DetectorTask(images.samples, self.scope == 'all', progress, with_labels='loss' in needs(self.recipe)),
                 recipe=self.recipe,
                 w_bits=self.w_bits,
                 a_bits=self.a_bits,
@@ -131,10 +131,8 @@ class ERQHook(Hook):
                 progress=progress,
                 work_dir=self.work_dir,
             )
-        report.calibration = {
-            'image_ids': [image['data_samples'].img_id for image in images],
-            'split': self.calibration.split,
-        }
+        report.calibration = {'image_ids': images.ids, 'split': self.calibration.split}
+        report.notes += images.notes
         report.versions = stack_versions()
         return report
 

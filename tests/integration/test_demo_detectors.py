@@ -26,7 +26,7 @@ def load(name: str, data: Path) -> tuple[nn.Module, list[dict]]:
     model = MODELS.build(config.model)
     checkpoint = torch.load(ROOT / f'configs/shapes/checkpoints/{name}.pth', weights_only=True)
     model.load_state_dict(checkpoint['state_dict'])
-    return model, build_calibration_images(config, CalibrationConfig(num_images=2))
+    return model, build_calibration_images(config, CalibrationConfig(num_images=2)).samples
 
 
 @pytest.mark.parametrize(
