@@ -1,7 +1,9 @@
 """Which images of the sets calibrate: by a seed, or by name."""
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 
@@ -19,19 +21,24 @@ def choose_images(sets: Sequence[ImageSet], count: int, seed: int) -> list[Place
     Raises:
         ValueError: there are fewer images.
     """
-    places = [(s, index) for s in sets for index, has_objects in enumerate(s.has_objects) if has_objects]
-    available = f'{len(places)} with objects'
-    if not places:
-        places = [(s, index) for s in sets for index in range(len(s.ids))]
-        available = str(len(places))
-    if count > len(places):
+    has_objects = np.concatenate([np.array(s.has_objects, bool) for s in sets])
+    candidates = np.flatnonzero(has_objects if has_objects.any() else ~has_objects).tolist()
+    if count > len(candidates):
         raise ValueError(
-            f'calibration asks for {count} images and {_locations(sets)} has {available}; lower '
-            'default_hooks.quantization.calibration.num_images'
+            f'calibration asks for {count} images and {_locations(sets)} has {len(candidates)}'
+            f'{" with objects" if has_objects.any() else ""}; lower default_hooks.quantization.calibration.num_images'
         )
-    places.sort(key=lambda place: str(place[0].ids[place[1]]))
-    order = np.random.RandomState(seed).permutation(len(places))
-    return [places[i] for i in order[:count]]
+    texts = [str(image_id) for s in sets for image_id in s.ids]
+    candidates.sort(key=texts.__getitem__)
+    order = np.random.RandomState(seed).permutation(len(candidates))
+    return [_place(sets, candidates[i]) for i in order[:count]]
+
+
+def _place(sets: Sequence[ImageSet], index: int) -> Place:
+    """Return the set, and the index in it, of an image that is counted through all sets."""
+    ends = list(accumulate(len(s.ids) for s in sets))
+    image_set = sets[bisect_right(ends, index)]
+    return image_set, index - ends[bisect_right(ends, index)] + len(image_set.ids)
 
 
 def find_images(sets: Sequence[ImageSet], image_ids: Sequence[int | str]) -> list[Place]:
@@ -56,10 +63,13 @@ def _places_of(wanted: set[str], sets: Sequence[ImageSet]) -> tuple[Places, Plac
     named: Places = defaultdict(list)
     plain: Places = defaultdict(list)
     for image_set in sets:
-        for index, image_id in enumerate(image_set.ids):
-            for text, places in ((f'{image_set.name}:{image_id}', named), (str(image_id), plain)):
-                if text in wanted:
-                    places[text].append((image_set, index))
+        prefix = f'{image_set.name}:'
+        wanted_here = {text.removeprefix(prefix) for text in wanted if text.startswith(prefix)}
+        for index, text in enumerate(map(str, image_set.ids)):
+            if text in wanted:
+                plain[text].append((image_set, index))
+            if text in wanted_here:
+                named[prefix + text].append((image_set, index))
     return named, plain
 
 
