@@ -108,11 +108,17 @@ def _coco_evaluator(config: Config) -> tuple[dict[str, Any], str]:
     evaluators = config.test_evaluator
     listed = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
     for index, evaluator in enumerate(listed):
-        if evaluator.type == 'CocoMetric' and evaluator.get('ann_file'):
+        if _name(evaluator.type) == 'CocoMetric' and evaluator.get('ann_file'):
             return evaluator, 'test_evaluator' if listed[0] is evaluators else f'test_evaluator.{index}'
     raise ValueError(
-        f'the benchmark needs a CocoMetric with an ann_file among the test evaluators, got {[e.type for e in listed]}'
+        'the benchmark needs a CocoMetric with an ann_file among the test evaluators, got '
+        f'{[_name(evaluator.type) for evaluator in listed]}'
     )
+
+
+def _name(kind: str | type) -> str:
+    """Return a class's name without scope or module, however a config writes its type."""
+    return getattr(kind, '__name__', kind).rpartition('.')[2]
 
 
 def _category_ids(ground_truth: COCO, config: Config) -> list[int]:

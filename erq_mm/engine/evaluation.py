@@ -6,14 +6,16 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults
+from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
@@ -98,13 +100,20 @@ def load_config(name: str) -> Config:
 
 def add_recipe(config: Config, quantization: dict[str, Any]) -> None:
     """Put an ERQHook into the config, keeping what an existing one says about anything but recipe and bits."""
-    hook = dict(config.setdefault('default_hooks', ConfigDict()).get('quantization') or {})
-    config.default_hooks.quantization = {'type': 'ERQHook'} | hook | quantization
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    if hooks.get('quantization') is None:
+        hooks.quantization = dict(type='ERQHook')
+    for key, value in quantization.items():  # in place: a copy would turn lazily imported types into classes
+        hooks.quantization[key] = value
 
 
 def prepare_config(args: argparse.Namespace, config: Config) -> Config:
     """Return the config with the command line merged into it, as mmdet's tool does; --recipe before --cfg-options."""
     config.launcher = args.launcher
+    if (
+        config.get('default_scope', 'mmdet') is None
+    ):  # of mmdet's pure-Python configs, which name some types all the same
+        config.default_scope = 'mmdet'
     if args.recipe is not None:
         add_recipe(config, args.recipe)
     if args.cfg_options:
@@ -138,9 +147,30 @@ def build_runner(args: argparse.Namespace) -> Runner:
     use_gloo_without_cuda(config)
     runner = Runner.from_cfg(config) if 'runner_type' not in config else RUNNERS.build(config)
     runner.register_hook(CheckpointGuardHook())
-    if args.out:
+    if args.out and isinstance(runner.test_evaluator, MultiDatasetsEvaluator):
+        runner.register_hook(DumpPredictionsHook(args.out))
+    elif args.out:
         runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
     return runner
+
+
+class DumpPredictionsHook(Hook):
+    """Write all predictions of a test run beside an evaluator whose metrics are one per data set, and would drop them.
+
+    Args:
+        path: .pkl file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.metric = DumpDetResults(out_file_path=path)
+
+    def after_test_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
+    ) -> None:
+        self.metric.process(data_batch, [sample.to_dict() for sample in outputs or ()])
+
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
+        self.metric.evaluate(len(runner.test_dataloader.dataset))
 
 
 def add_test_time_augmentation(config: Config) -> None:
@@ -151,7 +181,9 @@ def add_test_time_augmentation(config: Config) -> None:
         )
     for dataset in leaf_datasets(config.test_dataloader.dataset):
         dataset.pipeline = copy.deepcopy(config.get('tta_pipeline') or _with_flips(dataset.pipeline))
-    config.model = ConfigDict(**config.tta_model, module=config.model)
+    model = copy.deepcopy(config.tta_model)
+    model.module = config.model
+    config.model = model
 
 
 def _with_flips(pipeline: list[Any]) -> list[Any]:

@@ -14,6 +14,22 @@ CHECKPOINT = str(ROOT / 'configs/shapes/checkpoints/mask-rcnn_swin-mini.pth')
 
 
 @pytest.fixture
+def mmdet_scope() -> None:
+    """Let names be found in mmdet, as a runner does."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope('mmdet')
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the configs of two sets whose ids overlap: a has 1 to 4, b has 4 to 6."""
+    from .small_sets import write_set
+
+    return write_set(tmp_path, 'a', [1, 2, 3, 4]), write_set(tmp_path, 'b', [4, 5, 6])
+
+
+@pytest.fixture
 def data_options(tiny_shapes: Path) -> list[str]:
     """--cfg-options that point the demo config to the tiny set."""
     root = f'{tiny_shapes}/'
