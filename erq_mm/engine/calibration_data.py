@@ -37,11 +37,14 @@ class CalibrationConfig:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f'calibration split must be one of {SPLITS}, got {self.split!r}')
-        if isinstance(self.image_ids, (int, str)):
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 2**32:
+            raise ValueError(f'calibration seed must be an integer from 0 to 2**32 - 1, got {self.seed!r}')
+        if isinstance(self.image_ids, (int, str)):  # --cfg-options turns a single value into no list
             object.__setattr__(self, 'image_ids', (self.image_ids,))
         if self.image_ids is not None:
             object.__setattr__(self, 'image_ids', tuple(self.image_ids))
-        if self.image_ids == () or (self.image_ids is None and self.num_images < 1):
+        too_few = not isinstance(self.num_images, int) or self.num_images < 1
+        if self.image_ids == () or (self.image_ids is None and too_few):
             raise ValueError(
                 f'calibration needs at least one image, got num_images={self.num_images}, image_ids={self.image_ids}'
             )

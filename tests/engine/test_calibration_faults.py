@@ -9,9 +9,26 @@ import pytest
 from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmengine.config import Config
 
+from erq_mm.engine.calibration_data import CalibrationConfig
+
 from .small_sets import LOAD, PACK, TEST, build, make_config, wrap, write_set
 
 pytestmark = pytest.mark.usefixtures('mmdet_scope')
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (dict(seed=-1), 'seed must be an integer from 0 to .* got -1'),
+        (dict(seed=None), 'seed must be an integer .* got None'),
+        (dict(num_images=1.5), 'at least one image, got num_images=1.5'),
+        (dict(image_ids=[]), r'at least one image, got num_images=1, image_ids=\(\)'),
+        (dict(split='all'), "split must be one of .*, got 'all'"),
+    ],
+)
+def test_options_are_checked_at_once(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        CalibrationConfig(**options)
 
 
 def test_a_missing_loader_is_named(pair: tuple[dict, dict]) -> None:
