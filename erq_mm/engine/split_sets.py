@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.config import Config
 from rich.progress import Progress
 
-from .image_sets import ImageSet, leaf_datasets, location_of, open_image_set, set_names
+from .image_sets import ImageSet, annotation_file, leaf_datasets, location_of, open_image_set, set_names
 from .pipelines import calibration_pipeline, read_images_like
 
 SPLITS = ('train', 'val', 'test')
@@ -35,7 +35,7 @@ def open_split(config: Config, split: str, evaluated: str, progress: Progress | 
         try:
             sets.append(open_image_set(dataset, name, len(leaves) == 1, progress))
         except Exception as error:  # whatever the constructor of a user's data set raises
-            raise _cannot_open(error, location_of(dataset), split, other_splits(config, split)) from error
+            raise _cannot_open(error, dataset, split, other_splits(config, split)) from error
     if not any(s.ids for s in sets):
         raise ValueError(
             f'calibration images come from the {split} split, and {", ".join(s.location for s in sets)} has none '
@@ -56,13 +56,13 @@ def input_error(error: Exception, message: str) -> Exception:
     return kind(f'{message} ({type(error).__name__}: {error})')
 
 
-def _cannot_open(error: Exception, location: str, split: str, others: str) -> Exception:
-    what = 'annotation file' if isinstance(error, OSError) else 'data set'
+def _cannot_open(error: Exception, dataset: Mapping[str, Any], split: str, others: str) -> Exception:
+    what = 'data set' if annotation_file(dataset) is None or not isinstance(error, OSError) else 'annotation file'
     fault = 'does not exist or cannot be read' if isinstance(error, OSError) else 'cannot be built'
     return input_error(
         error,
-        f'calibration images come from the {split} split, whose {what} {location} {fault}; set '
-        f'{split}_dataloader.dataset.data_root and ann_file{others}',
+        f'calibration images come from the {split} split, whose {what} {location_of(dataset)} {fault}; set '
+        f'{split}_dataloader.dataset right (data_root, ann_file, data_prefix){others}',
     )
 
 
@@ -71,14 +71,10 @@ def _dataset_of(config: Config, split: str) -> Mapping[str, Any]:
     loader = config.get(f'{split}_dataloader')
     if loader is None:
         present = [s for s in SPLITS if config.get(f'{s}_dataloader') is not None]
-        raise ValueError(
-            f'the config has no {split}_dataloader to calibrate on; '
-            + (
-                f'set {SPLIT_OPTION} to one of {present}'
-                if present
-                else 'nor any other: a Runner built in Python needs them in its cfg too, as Runner.from_cfg gives them'
-            )
-        )
+        way_out = 'nor any other: a Runner built in Python needs them in its cfg too, as Runner.from_cfg gives them'
+        if present:
+            way_out = f'set {SPLIT_OPTION} to one of {present}'
+        raise ValueError(f'the config has no {split}_dataloader to calibrate on; {way_out}')
     dataset = loader.get('dataset') if isinstance(loader, Mapping) else None
     if not isinstance(dataset, Mapping):
         found = type(loader if dataset is None else dataset).__name__

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmengine.config import Config
 
 from erq_mm.engine.calibration_data import CalibrationConfig, CalibrationImages, build_calibration_images
@@ -53,6 +54,14 @@ def coco_set(root: Path, name: str, **changes: Any) -> dict[str, Any]:
         )
         | changes
     )
+
+
+class Folder(BaseDetDataset):
+    """Every image of a folder, without an annotation file."""
+
+    def load_data_list(self) -> list[dict]:
+        paths = sorted(Path(self.data_prefix['img']).iterdir())
+        return [dict(img_path=str(path), img_id=f'{path.stem}', instances=[]) for path in paths]
 
 
 def wrap(kind: str, *datasets: dict[str, Any]) -> dict[str, Any]:

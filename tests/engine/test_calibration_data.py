@@ -13,7 +13,6 @@ import pytest
 import torch
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import CocoDataset, ConcatDataset
-from mmdet.datasets.base_det_dataset import BaseDetDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs
 from mmengine.config import Config, ConfigDict
 from mmengine.config.lazy import LazyObject
@@ -21,7 +20,7 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from erq_mm.engine.image_sets import leaf_datasets, set_names
 
-from .small_sets import LOAD, PACK, TEST, build, coco_set, make_config, wrap, write_set
+from .small_sets import LOAD, PACK, TEST, Folder, build, coco_set, make_config, wrap, write_set
 
 pytestmark = pytest.mark.usefixtures('mmdet_scope')
 
@@ -164,14 +163,6 @@ def test_training_sets_behind_a_file_backend(by: str, tmp_path: Path, monkeypatc
 
 
 # Data sets of users
-
-
-class Folder(BaseDetDataset):
-    """Every image of a folder, without an annotation file."""
-
-    def load_data_list(self) -> list[dict]:
-        paths = sorted(Path(self.data_prefix['img']).iterdir())
-        return [dict(img_path=str(path), img_id=f'{path.stem}', instances=[]) for path in paths]
 
 
 class WithoutIds(Folder):

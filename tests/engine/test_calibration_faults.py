@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from erq_mm.engine.calibration_data import CalibrationConfig
 
-from .small_sets import LOAD, PACK, TEST, build, make_config, wrap, write_set
+from .small_sets import LOAD, METAINFO, PACK, TEST, Folder, build, make_config, wrap, write_set
 
 pytestmark = pytest.mark.usefixtures('mmdet_scope')
 
@@ -57,6 +57,12 @@ def test_a_missing_annotation_file_names_split_path_and_the_way_out(pair: tuple[
     config.val_dataloader = config.test_dataloader
     with pytest.raises(FileNotFoundError, match='train split, .*/missing.json does not exist .*calibration.split=val'):
         build(config)
+
+
+def test_a_missing_folder_of_a_set_without_annotation_file_is_named(pair: tuple[dict, dict]) -> None:
+    train = dict(type=Folder, data_prefix=dict(img='nowhere/train'), metainfo=METAINFO)
+    with pytest.raises(FileNotFoundError, match='train split, whose data set nowhere/train does not exist'):
+        build(make_config(train=train, test=dict(pair[1], pipeline=TEST)))
 
 
 def test_a_data_set_that_cannot_be_built_is_named(pair: tuple[dict, dict], tmp_path: Path) -> None:
