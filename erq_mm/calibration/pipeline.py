@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -32,6 +32,7 @@ from .steps.weights import check_weight
 from .task import CalibrationTask, as_task, check_task
 
 OVERRIDE_KEYS = ('w_bits', 'a_bits')
+KEEPS_WEIGHTS = ('fit_activations',)  # steps that change no parameter of the model
 Overrides = Mapping[str, Mapping[str, int] | str]
 
 
@@ -77,8 +78,8 @@ def quantize_(
         RuntimeError: with all quantizers off the model is not the float model any more; names the first module that
             differs, before anything is fitted.
 
-    Everything that can be checked is checked before the model is touched. If calibration fails halfway the model is
-    half quantized: load it again.
+    Everything that can be checked is checked before the model is touched, and until the ranges of all activations are
+    fitted a failure leaves the float model. If calibration fails after that the model is half quantized: load it again.
     """
     recipe, task = resolve_recipe(recipe), as_task(run_calibration)
     plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})  # every error that needs no forward
@@ -99,11 +100,15 @@ def quantize_(
             usage = _probe(model, task, guard, full_account)
         plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {}, usage)
         report.float_layers = [{'name': name, 'reason': reason} for name, reason in plan.float_layers]
-        calibration = swap_for_calibration(model, plan, task, seed, progress)
-        calibration.store, calibration.guard = store, guard
-        for state in calibration.layers():
-            check_weight(state)
-        for steps in stages(recipe):
+        remaining = list(stages(recipe))
+        with _float_again_on_error(model):
+            calibration = swap_for_calibration(model, plan, task, seed, progress)
+            calibration.store, calibration.guard = store, guard
+            for state in calibration.layers():
+                check_weight(state)
+            while remaining and remaining[0][0]['type'] in KEEPS_WEIGHTS:
+                _run_stage(calibration, remaining.pop(0), report.seconds)
+        for steps in remaining:
             _run_stage(calibration, steps, report.seconds)
         for state in calibration.sites:
             state.activate()
@@ -124,6 +129,18 @@ def _probe(model: nn.Module, task: CalibrationTask, guard: FunctionGuard | None,
         if usage is not None or guard is not None:
             task.forward(model, 0)
     return usage
+
+
+@contextmanager
+def _float_again_on_error(model: nn.Module) -> Iterator[None]:
+    """Put every module back in its place if the block fails; until a weight changes that is the float model again."""
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent._modules.items()]
+    try:
+        yield
+    except BaseException:
+        for parent, name, child in places:
+            parent._modules[name] = child
+        raise
 
 
 class Plan:

@@ -74,6 +74,7 @@ def test_a_swapped_module_that_computes_something_else_is_named(monkeypatch: pyt
     ) as e:
         erq_mm.quantize_(model, task, 'repq')
     assert 'same_function=False' in str(e.value) and not fitted
+    assert not any(isinstance(module, (QuantLinear, QuantWindowMSA)) for module in model.modules())
 
 
 @pytest.mark.parametrize('recipe', ['repq', 'erq'])
@@ -116,10 +117,13 @@ class HiddenList(nn.Module):
         return x
 
 
-def test_a_float_layer_held_elsewhere_is_found() -> None:
+def test_a_float_layer_held_elsewhere_is_found_and_the_model_is_float_again() -> None:
     model, x = HiddenList(), torch.randn(30, 8)
+    before = model(x)
     with pytest.raises(RuntimeError, match='first ran 0 times where the float model ran it 1 times: the model holds'):
         erq_mm.quantize_(model, lambda m: m(x), 'erq')
+    assert type(model.first) is type(model.second) is nn.Linear
+    assert torch.equal(model(x), before)
 
 
 class Chooses(nn.Module):
