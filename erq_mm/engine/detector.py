@@ -1,48 +1,34 @@
-"""Calibration images of a detector: its forward without post-processing, its own loss, and its dense predictions."""
+"""Calibration images of a detector: its own full forward, its own loss, and its dense predictions."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from typing import Any
 
-from mmdet.models.detectors import TwoStageDetector
-from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
-from mmdet.structures.bbox import bbox2roi
+import torch
+from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
+from mmdet.models.detectors import DetectionTransformer, TwoStageDetector
+from mmdet.models.detectors.base import BaseDetector
 from mmengine.dataset import pseudo_collate
-from mmengine.structures import InstanceData
 from rich.progress import Progress
 from torch import Tensor, nn
 
+from ..calibration.state import full_precision
 from ..calibration.task import CalibrationTask, Predictions
 from .objectives import dense_divergence, detector_loss
-
-RoIs = list[tuple[nn.Module, Tensor]]
-
-
-@dataclass
-class _Remembered:
-    """What the first run of an image, through the float model, leaves for later ones.
-
-    Attributes:
-        boxes: (stage, regions of interest) of every call of a box head, in order.
-        mask_rois: regions the mask heads are run on.
-        detections: of the float model, in input coordinates; None unless labels were asked for.
-    """
-
-    boxes: list[tuple[int, Tensor]]
-    mask_rois: Tensor | None
-    detections: InstanceData | None
+from .two_stage import RegionMemory, evaluated_part, ignores_masks, is_known_two_stage, two_stage_parts
 
 
 class DetectorTask(CalibrationTask):
-    """Calibration images of one mmdet detector: what quantized layers see at test time, and nothing after them.
+    """Calibration images of one mmdet detector, through its own `test_step`: layers see what they see at test time.
 
-    The first run of an image, which must be of the float model, remembers its regions of interest; later runs send the
-    same regions through the heads, so that rows of a float and of a quantized run belong together.
+    The first run of an image, which must be of the float model, remembers the regions of interest of known two-stage
+    detectors; later runs send the same regions through the heads, so that rows of a float and of a quantized run belong
+    together. Their masks are computed only where the detector's forward goes on with them.
 
     Args:
         images: packed by the test pipeline.
-        with_masks: also run the mask head (needed only if its convolutions are quantized), on the best boxes whatever
-            their score, so that it sees rows on every image.
+        with_masks: also run the mask head of a known two-stage detector (needed only if its convolutions are
+            quantized), on the best boxes whatever their score, so that it sees rows on every image.
         progress: a started display, or None.
         with_labels: remember the float model's detections, which `loss` takes for ground truth.
     """
@@ -51,7 +37,7 @@ class DetectorTask(CalibrationTask):
         self, images: Sequence[dict[str, Any]], with_masks: bool, progress: Progress | None, with_labels: bool = False
     ) -> None:
         self.images, self.with_masks, self.progress, self.with_labels = list(images), with_masks, progress, with_labels
-        self._remembered: dict[int, _Remembered] = {}
+        self._memories: dict[tuple[int, str], RegionMemory] = {}  # by image, and name of the detector in the model
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,109 +46,98 @@ class DetectorTask(CalibrationTask):
         return [image['data_samples'].img_id for image in self.images]
 
     def offers(self, model: nn.Module) -> set[str]:
-        if not _is_known_two_stage(model):
+        _, detector = evaluated_part(model)
+        if not is_known_two_stage(detector):
             return set()
-        return {'loss', 'predictions'} if model.train_cfg is not None else {'predictions'}
+        has_loss = detector.train_cfg is not None and type(detector).loss is TwoStageDetector.loss
+        return {'loss', 'predictions'} if has_loss and not self._needs_masks(model) else {'predictions'}
+
+    def pairs_rows(self, model: nn.Module, name: str) -> bool:
+        """Whether row i of a layer is of the same place or region of an image in every run.
+
+        Backbones, necks and dense heads run on all places of a feature map, and known two-stage heads on remembered
+        regions; others choose for themselves what they look at.
+        """
+        path = name.split('.')
+        for depth in reversed(range(len(path))):
+            detector = model.get_submodule('.'.join(path[:depth]))
+            if isinstance(detector, BaseDetector):
+                return _pairs_rows(detector, path[depth])
+        return False
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if no image gives a proposal: the box head would never be calibrated."""
-        if _is_known_two_stage(model) and not any(
-            len(rois) for seen in self._remembered.values() for _, rois in seen.boxes
-        ):
+        reached = [memory for memory in self._memories.values() if memory.was_run]
+        if reached and not any(memory.has_regions for memory in reached):
             raise ValueError(
                 f'calibration images {self.identity()} gave no proposals, so the box head cannot be calibrated; choose '
                 'others with default_hooks.quantization.calibration.image_ids or another seed'
             )
 
     def forward(self, model: nn.Module, index: int) -> None:
-        data = self._preprocess(model, index)
-        if not _is_known_two_stage(model):
-            model(**data, mode='predict')
-        elif index in self._remembered:
-            self._replay(model, data, self._remembered[index])
-        else:
-            self._remembered[index] = self._first_run(model, data)
+        needs_masks = self._needs_masks(model)
+        with ExitStack() as stack:
+            for name, detector in two_stage_parts(model).items():
+                stack.enter_context(self._memory(index, name).attached(detector, needs_masks))
+            model.test_step(self._batch(index))
 
     def loss(self, model: nn.Module, index: int) -> Tensor:
-        remembered = self._remembered.get(index)
-        if remembered is None or remembered.detections is None:
+        name, detector = evaluated_part(model)
+        labels = self._memory(index, name).labels
+        if labels is None:
             raise RuntimeError(f'image {index} has no labels: run the float model first, with with_labels=True')
-        return detector_loss(model, self._preprocess(model, index), remembered.detections, seed=index)
+        return detector_loss(detector, self._preprocess(model, index), labels, seed=index)
 
     def predict(self, model: nn.Module, index: int) -> Predictions:
         """Return the region proposal network's class scores of all levels, then its box deltas."""
-        scores, deltas = model.rpn_head(model.extract_feat(self._preprocess(model, index)['inputs']))
+        _, detector = evaluated_part(model)
+        scores, deltas = detector.rpn_head(detector.extract_feat(self._preprocess(model, index)['inputs']))
         return (*scores, *deltas)
 
     def divergence(self, predictions: Predictions, reference: Predictions) -> Tensor:
         return dense_divergence(predictions, reference)
 
+    def _memory(self, index: int, name: str) -> RegionMemory:
+        return self._memories.setdefault((index, name), RegionMemory(self.with_masks, self.with_labels))
+
+    def _needs_masks(self, model: nn.Module) -> bool:
+        return not ignores_masks(evaluated_part(model)[1])
+
+    def _batch(self, index: int) -> dict[str, Any]:
+        """Return a batch of one image whose sample is a copy: predictions must not pile up in the stored ones."""
+        image = self.images[index]
+        return pseudo_collate([image | {'data_samples': image['data_samples'].clone()}])
+
     def _preprocess(self, model: nn.Module, index: int) -> dict[str, Any]:
-        return model.data_preprocessor(pseudo_collate([self.images[index]]), False)
-
-    def _first_run(self, model: nn.Module, data: dict[str, Any]) -> _Remembered:
-        head, samples = model.roi_head, data['data_samples']
-        features = model.extract_feat(data['inputs'])
-        proposals = model.rpn_head.predict(features, samples, rescale=False)
-        if not head.with_bbox or not len(proposals[0].bboxes):
-            return _Remembered([], None, InstanceData() if self.with_labels else None)
-        config = head.test_cfg.copy()
-        config.score_thr = 0.0 if self.with_masks else config.score_thr
-        metas = [sample.metainfo for sample in samples]
-        with _recorded_boxes(head) as boxes:
-            results = head.predict_bbox(features, metas, proposals, config, rescale=False)
-        mask_rois = bbox2roi([r.bboxes for r in results]) if self.with_masks and head.with_mask else None
-        if not self.with_labels:
-            _run_mask_heads(head, features, mask_rois)
-            return _Remembered(boxes, mask_rois, None)
-        if head.with_mask:  # runs the mask heads on the same regions
-            results = head.predict_mask(features, metas, results, rescale=False)
-        return _Remembered(boxes, mask_rois, results[0])
-
-    def _replay(self, model: nn.Module, data: dict[str, Any], remembered: _Remembered) -> None:
-        features = model.extract_feat(data['inputs'])
-        model.rpn_head(features)
-        head = model.roi_head
-        for stage, rois in remembered.boxes:
-            if isinstance(head, CascadeRoIHead):
-                head._bbox_forward(stage, features, rois)
-            else:
-                head._bbox_forward(features, rois)
-        _run_mask_heads(head, features, remembered.mask_rois)
+        return model.data_preprocessor(self._batch(index), False)
 
 
-def _is_known_two_stage(model: nn.Module) -> bool:
-    known = type(getattr(model, 'roi_head', None)) in (StandardRoIHead, CascadeRoIHead)
-    return isinstance(model, TwoStageDetector) and model.with_rpn and known
+def _pairs_rows(detector: BaseDetector, part: str) -> bool:
+    if part in ('backbone', 'neck') or is_known_two_stage(detector):
+        return True
+    if isinstance(detector, DetectionTransformer):
+        return part == 'encoder'
+    return isinstance(getattr(detector, part), BaseDenseHead)
 
 
-class _recorded_boxes:
-    """Collect (stage, regions) of every call of the box heads' feature extractors while the block runs."""
+def idle_detectors(model: nn.Module, task: CalibrationTask) -> list[str]:
+    """Return the names of detectors inside `model` that no forward enters, such as the student beside its teacher.
 
-    def __init__(self, head: nn.Module) -> None:
-        extractors = head.bbox_roi_extractor
-        self.extractors = list(extractors) if isinstance(extractors, nn.ModuleList) else [extractors]
-        self.boxes: list[tuple[int, Tensor]] = []
-
-    def __enter__(self) -> list[tuple[int, Tensor]]:
-        self.handles = [
-            extractor.register_forward_pre_hook(
-                lambda _module, args, stage=stage: self.boxes.append((stage, args[1].clone()))
-            )
-            for stage, extractor in enumerate(self.extractors)
-        ]
-        return self.boxes
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self.handles:
+    Runs the first image if there is a detector inside.
+    """
+    nested = {name: module for name, module in model.named_modules() if name and isinstance(module, BaseDetector)}
+    if not nested:
+        return []
+    entered: set[str] = set()
+    handles = [
+        module.register_forward_hook(lambda *_, name=name: entered.add(name))
+        for name, detector in nested.items()
+        for module in detector.modules()
+    ]
+    try:
+        with torch.no_grad(), full_precision():
+            task.forward(model, 0)
+    finally:
+        for handle in handles:
             handle.remove()
-
-
-def _run_mask_heads(head: nn.Module, features: tuple[Tensor, ...], rois: Tensor | None) -> None:
-    if rois is None or not len(rois):
-        return
-    if isinstance(head, CascadeRoIHead):
-        for stage in range(head.num_stages):
-            head._mask_forward(stage, features, rois)
-    else:
-        head._mask_forward(features, rois)
+    return [name for name in nested if name not in entered]

@@ -95,9 +95,15 @@ class _Reconstruction:
         return _content(outcome)
 
     def _rows_objective(self, unit: Unit, capture: RowCapture) -> Objective | None:
-        rows = capture.rows(unit.name, self.model if self._quantized else None)
+        quantized = self._quantized and self.task.pairs_rows(self.model, unit.name)
+        rows = capture.rows(unit.name, self.model if quantized else None)
         if rows is None:
             return None
+        if self._quantized and not quantized:
+            note = (
+                f'{unit.name}: the model chooses its rows, so the quantized ones have no partner; float ones are used'
+            )
+            self.calibration.notes.append(note)
         layer = unit.states[0].layer
         weight = layer.weight.detach().clone()
         bias = None if layer.bias is None else layer.bias.detach()

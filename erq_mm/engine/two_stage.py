@@ -1,0 +1,239 @@
+"""The regions of interest of a two-stage detector: those of the float model go through the heads in every run."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from mmdet.models.dense_heads import RPNHead
+from mmdet.models.detectors import SemiBaseDetector, TwoStageDetector
+from mmdet.models.detectors.base import BaseDetector
+from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.structures.bbox import bbox2roi, scale_boxes
+from mmengine.structures import InstanceData
+from torch import Tensor, nn
+
+Features = tuple[Tensor, ...]
+
+# methods with which nothing after the box head of a two-stage detector looks at its masks -> the class they come from
+PLAIN_METHODS = {'predict': TwoStageDetector, 'add_pred_to_datasample': BaseDetector, 'forward': BaseDetector}
+
+
+def is_known_two_stage(model: nn.Module) -> bool:
+    """Whether a detector's regions can be recorded and replayed: exactly mmdet's standard or cascade head."""
+    known = type(getattr(model, 'roi_head', None)) in (StandardRoIHead, CascadeRoIHead)
+    return isinstance(model, TwoStageDetector) and model.with_rpn and known
+
+
+def two_stage_parts(model: nn.Module) -> dict[str, TwoStageDetector]:
+    """Return the known two-stage detectors in a model by name; that of the model itself is ''."""
+    return {name: module for name, module in model.named_modules() if is_known_two_stage(module)}
+
+
+def evaluated_part(model: nn.Module) -> tuple[str, nn.Module]:
+    """Return the detector whose predictions those of `model` are, and its name in it.
+
+    It is the model itself ('' is its name), or the half of a semi-supervised detector that evaluation runs.
+    """
+    name = ''
+    while isinstance(model, SemiBaseDetector) and type(model).predict is SemiBaseDetector.predict:
+        half = 'teacher' if (model.semi_test_cfg or {}).get('predict_on', 'teacher') == 'teacher' else 'student'
+        name, model = f'{name}.{half}' if name else half, getattr(model, half)
+    return name, model
+
+
+def ignores_masks(detector: nn.Module) -> bool:
+    """Whether a two-stage detector's forward does nothing with the masks of its region head but return them."""
+    return all(getattr(type(detector), name, None) is getattr(owner, name) for name, owner in PLAIN_METHODS.items())
+
+
+@dataclass
+class _Detection:
+    """What one call of `roi_head.predict` of the float model leaves for later runs.
+
+    Attributes:
+        boxes: (stage, regions of interest) of every call of a box head, in order.
+        mask_rois: regions that the mask heads are run on, or None.
+        results: one per image, in input coordinates, without masks.
+        labels: `results` with masks; None unless labels were asked for.
+    """
+
+    boxes: list[tuple[int, Tensor]]
+    mask_rois: Tensor | None
+    results: list[InstanceData]
+    labels: list[InstanceData] | None = None
+
+
+class RegionMemory:
+    """What the first run of an image through one detector, which must be the float one, leaves for later runs.
+
+    While it is attached, the detector's own forward runs, with stand-ins for `rpn_head.predict` and `roi_head.predict`.
+
+    Args:
+        with_masks: also run the mask heads, on the best boxes whatever their score, so that they see rows on every
+            image.
+        with_labels: keep the detections with their masks, in input coordinates.
+    """
+
+    def __init__(self, with_masks: bool, with_labels: bool) -> None:
+        self.with_masks, self.with_labels = with_masks, with_labels
+        self.proposals: list[list[InstanceData]] = []
+        self.detections: list[_Detection] = []
+        self._is_complete = False
+
+    @property
+    def was_run(self) -> bool:
+        """Whether the image reached the region head."""
+        return bool(self.detections)
+
+    @property
+    def has_regions(self) -> bool:
+        """Whether a region of interest went through the box heads."""
+        return any(len(rois) for detection in self.detections for _, rois in detection.boxes)
+
+    @property
+    def labels(self) -> InstanceData | None:
+        """The float model's detections; None before the first run, or if they were not asked for."""
+        found = [detection.labels[0] for detection in self.detections if detection.labels]
+        return found[0] if found else None
+
+    @contextmanager
+    def attached(self, detector: TwoStageDetector, needs_masks: bool) -> Iterator[None]:
+        """Record the regions of the forward in the block, or replay them once a forward was recorded whole.
+
+        Args:
+            detector: whose forward runs in the block.
+            needs_masks: whether what comes after the region head needs the instances' masks.
+        """
+        if not self._is_complete:
+            self.proposals, self.detections = [], []
+        run = (_Replay if self._is_complete else _Recording)(self, detector, needs_masks)
+        with _replaced(detector.rpn_head, 'predict', run.propose), _replaced(detector.roi_head, 'predict', run.detect):
+            yield
+        self._is_complete = True
+
+
+class _Run:
+    """The stand-ins for the two `predict` methods during one forward."""
+
+    def __init__(self, memory: RegionMemory, detector: TwoStageDetector, needs_masks: bool) -> None:
+        self.memory, self.rpn_head, self.head = memory, detector.rpn_head, detector.roi_head
+        self.rpn_predict = detector.rpn_head.predict
+        self.pastes_masks = needs_masks and self.head.with_mask
+
+    def finish(self, features: Features, metas: list[dict], found: _Detection, rescale: bool) -> list[InstanceData]:
+        """Return what the detector's forward goes on with: its detections, with masks where they are needed."""
+        results = [result.clone() for result in found.results]
+        for result, meta in zip(results, metas, strict=True):
+            result.bboxes = result.bboxes.clone()  # mmdet rescales them in place
+            if rescale and not self.pastes_masks:
+                result.bboxes = scale_boxes(result.bboxes, [1 / factor for factor in meta['scale_factor']])
+        if self.pastes_masks:  # runs the mask heads
+            results = self.head.predict_mask(features, metas, results, rescale=rescale)
+        return [result[result.scores > self.head.test_cfg.score_thr] for result in results]
+
+
+class _Recording(_Run):
+    """The first run."""
+
+    def propose(self, *args: Any, **keywords: Any) -> list[InstanceData]:
+        """Stand in for `rpn_head.predict`."""
+        proposals = self.rpn_predict(*args, **keywords)
+        self.memory.proposals.append([proposal.clone() for proposal in proposals])
+        return proposals
+
+    def detect(
+        self, features: Features, proposals: list[InstanceData], samples: list, rescale: bool = False
+    ) -> list[InstanceData]:
+        """Stand in for `roi_head.predict`."""
+        head, metas = self.head, [sample.metainfo for sample in samples]
+        config = head.test_cfg.copy()
+        config.score_thr = 0.0 if self.memory.with_masks else config.score_thr
+        with _recorded_boxes(head) as boxes:
+            results = head.predict_bbox(features, metas, proposals, config, rescale=False)
+        mask_rois = bbox2roi([r.bboxes for r in results]) if self.memory.with_masks and head.with_mask else None
+        found = _Detection(boxes, mask_rois, [result.clone() for result in results])
+        self.memory.detections.append(found)
+        if self.memory.with_labels and not self.pastes_masks:
+            found.labels = head.predict_mask(features, metas, results, rescale=False) if head.with_mask else results
+        elif not self.pastes_masks:
+            _run_mask_heads(head, features, mask_rois)
+        return self.finish(features, metas, found, rescale)
+
+
+class _Replay(_Run):
+    """A later run: the heads see the recorded regions, whatever this model would propose."""
+
+    def __init__(self, memory: RegionMemory, detector: TwoStageDetector, needs_masks: bool) -> None:
+        super().__init__(memory, detector, needs_masks)
+        self.proposals, self.detections = iter(memory.proposals), iter(memory.detections)
+
+    def propose(self, features: Features, *args: Any, **keywords: Any) -> list[InstanceData]:
+        """Stand in for `rpn_head.predict`."""
+        if type(self.rpn_head) is RPNHead:
+            self.rpn_head(features)
+        else:  # a head of several stages has no forward of its own
+            self.rpn_predict(features, *args, **keywords)
+        return [proposal.clone() for proposal in self._next(self.proposals)]
+
+    def detect(
+        self, features: Features, _proposals: list[InstanceData], samples: list, rescale: bool = False
+    ) -> list[InstanceData]:
+        """Stand in for `roi_head.predict`."""
+        found, head = self._next(self.detections), self.head
+        for stage, rois in found.boxes:
+            if isinstance(head, CascadeRoIHead):
+                head._bbox_forward(stage, features, rois)
+            else:
+                head._bbox_forward(features, rois)
+        if not self.pastes_masks:
+            _run_mask_heads(head, features, found.mask_rois)
+        return self.finish(features, [sample.metainfo for sample in samples], found, rescale)
+
+    def _next(self, recorded: Iterator[Any]) -> Any:
+        try:
+            return next(recorded)
+        except StopIteration:
+            raise RuntimeError(
+                f'{type(self.head).__name__} is run more often than when the same image went through the float model, '
+                'so its rows cannot be paired: the forward must make the same calls for the same image'
+            ) from None
+
+
+@contextmanager
+def _replaced(module: nn.Module, name: str, function: Any) -> Iterator[None]:
+    """Let `module.name` be `function` while the block runs; the class keeps its method."""
+    own = vars(module)
+    before = {name: own[name]} if name in own else {}
+    own[name] = function
+    try:
+        yield
+    finally:
+        del own[name]
+        own.update(before)
+
+
+@contextmanager
+def _recorded_boxes(head: nn.Module) -> Iterator[list[tuple[int, Tensor]]]:
+    """Collect (stage, regions) of every call of the box heads' feature extractors while the block runs."""
+    extractors = head.bbox_roi_extractor
+    boxes: list[tuple[int, Tensor]] = []
+    handles = [
+        extractor.register_forward_pre_hook(lambda _module, args, stage=stage: boxes.append((stage, args[1].clone())))
+        for stage, extractor in enumerate(extractors if isinstance(extractors, nn.ModuleList) else [extractors])
+    ]
+    try:
+        yield boxes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _run_mask_heads(head: nn.Module, features: Features, rois: Tensor | None) -> None:
+    if rois is None or not len(rois):
+        return
+    if isinstance(head, CascadeRoIHead):
+        for stage in range(head.num_stages):
+            head._mask_forward(stage, features, rois)
+    else:
+        head._mask_forward(features, rois)

@@ -1,0 +1,240 @@
+"""Detectors calibrate through their own forward, and two-stage ones on the float model's regions of interest."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mmdet.models.detectors import MaskRCNN
+from mmdet.registry import DATASETS, MODELS
+from mmengine.registry import init_default_scope
+from mmengine.structures import InstanceData
+from torch import nn
+
+from erq_mm.engine.detector import DetectorTask, idle_detectors
+
+from .zoo import small_config
+
+
+@pytest.fixture
+def build(tiny_shapes: Path) -> Callable[..., tuple[nn.Module, list[dict]]]:
+    """Return a function that builds a small detector with random weights, and two images for it."""
+
+    def make(name: str, kind: type | None = None) -> tuple[nn.Module, list[dict]]:
+        config = small_config(name, tiny_shapes)
+        init_default_scope('mmdet')
+        if kind is not None:
+            config.model.type = kind
+        model = MODELS.build(config.model).eval()
+        model.init_weights()
+        dataset = DATASETS.build(config.test_dataloader.dataset)
+        return model, [dataset[index] for index in range(2)]
+
+    return make
+
+
+@torch.no_grad()
+def _run(model: nn.Module, task: DetectorTask, part: str = '') -> tuple[list[tuple[str, torch.Tensor]], list[Any]]:
+    """Return the inputs of a part's layers in the order of their calls, and what the model returns for the images."""
+    rows: list[tuple[str, torch.Tensor]] = []
+    outputs: list[Any] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _m, args, name=name: rows.append((name, args[0].clone())))
+        for name, module in model.named_modules()
+        if isinstance(module, (nn.Linear, nn.Conv2d)) and name.startswith(part)
+    ]
+    handles.append(model.register_forward_hook(lambda _m, _args, output: outputs.extend(output)))
+    task(model)
+    for handle in handles:
+        handle.remove()
+    return rows, outputs
+
+
+def _assert_same(rows: list[tuple[str, torch.Tensor]], others: list[tuple[str, torch.Tensor]]) -> None:
+    assert [name for name, _ in rows] == [name for name, _ in others]
+    for (_, a), (_, b) in zip(rows, others, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@torch.no_grad()
+def _predicted(model: nn.Module, images: list[dict]) -> list[Any]:
+    return [model.test_step(dict(inputs=[i['inputs']], data_samples=[i['data_samples'].clone()]))[0] for i in images]
+
+
+@pytest.mark.parametrize('name', ['mask-rcnn', 'panoptic-fpn', 'cascade-rpn', 'soft-teacher'])
+@pytest.mark.parametrize('with_masks', [False, True])
+def test_every_run_sends_the_same_rows_through_the_same_layers(name: str, with_masks: bool, build) -> None:
+    model, images = build(name)
+    task = DetectorTask(images, with_masks, progress=None)
+    first, _ = _run(model, task)
+    _assert_same(first, _run(model, task)[0])
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        for layer, parameter in changed.named_parameters():
+            if 'rpn' in layer and parameter.dim() == 4:
+                parameter.neg_()  # other proposals, were they not remembered
+    rows = [(layer, x) for layer, x in first if 'roi_head' in layer]
+    _assert_same(rows, [(layer, x) for layer, x in _run(changed, task)[0] if 'roi_head' in layer])
+
+
+def test_with_masks_every_layer_is_reached(build) -> None:
+    for name in ('mask-rcnn', 'panoptic-fpn'):
+        model, images = build(name)
+        reached = {layer for layer, _ in _run(model, DetectorTask(images, True, None))[0]}
+        layers = {layer for layer, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
+        assert layers == reached
+
+
+def test_plain_detectors_compute_no_masks_unless_asked(build) -> None:
+    model, images = build('mask-rcnn')
+    assert not _run(model, DetectorTask(images, False, None), 'roi_head.mask_head')[0]
+
+
+@pytest.mark.parametrize('with_masks', [False, True])
+def test_the_forward_goes_on_with_the_detections_of_test_time(with_masks: bool, build) -> None:
+    """Panoptic segmentation is made of boxes, masks and the semantic head; the replay makes the same of them."""
+    model, images = build('panoptic-fpn')
+    model.roi_head.test_cfg.score_thr = 0.13  # random scores: some detections are above it, others below
+    wanted = [sample.pred_panoptic_seg.sem_seg for sample in _predicted(model, images)]
+    assert any(len(picture.unique()) > 1 for picture in wanted)
+    task = DetectorTask(images, with_masks, None)
+    for _ in range(2):
+        _, found = _run(model, task)
+        for sample, picture in zip(found, wanted, strict=True):
+            assert torch.equal(sample.pred_panoptic_seg.sem_seg, picture)
+
+
+def test_boxes_of_a_plain_detector_are_those_of_test_time(build) -> None:
+    model, images = build('faster-rcnn')
+    wanted = [sample.pred_instances.bboxes for sample in _predicted(model, images)]
+    task = DetectorTask(images, False, None)
+    for _ in range(2):
+        for sample, boxes in zip(_run(model, task)[1], wanted, strict=True):
+            torch.testing.assert_close(sample.pred_instances.bboxes, boxes)
+
+
+class Judging(MaskRCNN):
+    """As users extend detectors: a layer of their own looks at the masks, and the region head runs twice."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self.judge = nn.Linear(2, 1)
+
+    def predict(self, batch_inputs: torch.Tensor, batch_data_samples: list, rescale: bool = True) -> list:
+        features = self.extract_feat(batch_inputs)
+        proposals = self.rpn_head.predict(features, batch_data_samples, rescale=False)
+        once = self.roi_head.predict(features, proposals, batch_data_samples, rescale=rescale)
+        again = [InstanceData(bboxes=result.bboxes[:3]) for result in proposals]
+        twice = self.roi_head.predict(features, again, batch_data_samples, rescale=rescale)
+        for sample, first, second in zip(batch_data_samples, once, twice, strict=True):
+            areas = torch.stack([first.masks[:2].sum((1, 2)), second.masks[:2].sum((1, 2))]).float()
+            sample.pred_instances = InstanceData(scores=self.judge(areas)[:, 0])
+        return batch_data_samples
+
+
+def test_a_forward_of_the_users_own(build) -> None:
+    model, images = build('mask-rcnn', Judging)
+    wanted = [sample.pred_instances.scores for sample in _predicted(model, images)]
+    task = DetectorTask(images, with_masks=False, progress=None)
+    assert task.offers(model) == {'predictions'}  # its masks are not in input coordinates, which the loss needs
+    first, found = _run(model, task)
+    again, repeated = _run(model, task)
+    _assert_same(first, again)
+    assert sum(name == 'judge' for name, _ in first) == 2
+    for sample, other, scores in zip(found, repeated, wanted, strict=True):
+        assert torch.equal(sample.pred_instances.scores, scores)
+        assert torch.equal(other.pred_instances.scores, scores)
+
+
+def test_the_images_stay_as_they_are(build) -> None:
+    for name in ('retinanet', 'mask-rcnn'):
+        model, images = build(name)
+        fields = [image['data_samples'].keys() for image in images]
+        pixels = [image['inputs'].clone() for image in images]
+        _run(model, DetectorTask(images, False, None))
+        assert [image['data_samples'].keys() for image in images] == fields
+        assert all(torch.equal(image['inputs'], before) for image, before in zip(images, pixels, strict=True))
+
+
+def test_a_failing_forward_leaves_the_detector_alone_and_the_next_run_is_the_first(build) -> None:
+    model, images = build('mask-rcnn')
+    task = DetectorTask(images, True, None)
+
+    def fail(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    handle = model.roi_head.mask_head.register_forward_pre_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        _run(model, task)
+    handle.remove()
+    assert 'predict' not in vars(model.rpn_head) and 'predict' not in vars(model.roi_head)
+    _assert_same(_run(model, task)[0], _run(model, DetectorTask(images, True, None))[0])
+
+
+def test_only_the_half_that_evaluation_runs_is_entered(build) -> None:
+    model, images = build('soft-teacher')
+    model.requires_grad_(True)  # the teacher's are frozen
+    for half, idle in (('teacher', 'student'), ('student', 'teacher')):
+        model.semi_test_cfg = {'predict_on': half}
+        assert idle_detectors(model, DetectorTask(images, False, None)) == [idle]
+        task = DetectorTask(images, False, None, with_labels=True)
+        assert {name.partition('.')[0] for name, _ in _run(model, task)[0]} == {half}
+        assert task.offers(model) == {'loss', 'predictions'}
+        loss = task.loss(model, 0)
+        loss.backward()
+        assert {name.partition('.')[0] for name, p in model.named_parameters() if p.grad is not None} == {half}
+        assert torch.equal(
+            task.predict(model, 0)[0], model.get_submodule(half).rpn_head(_features(model, half, task))[0][0]
+        )
+        model.zero_grad(set_to_none=True)
+
+
+def _features(model: nn.Module, half: str, task: DetectorTask) -> tuple[torch.Tensor, ...]:
+    data = model.data_preprocessor(task._batch(0), False)
+    return model.get_submodule(half).extract_feat(data['inputs'])
+
+
+def test_a_plain_detector_has_no_detector_inside(build) -> None:
+    model, images = build('mask-rcnn')
+    assert idle_detectors(model, DetectorTask(images, False, None)) == []
+
+
+PAIRS = [
+    ('mask-rcnn', 'roi_head.bbox_head.fc_cls', True),
+    ('mask-rcnn', 'backbone.stages.0.blocks.0.ffn.layers.1', True),
+    ('htc', 'neck.fpn_convs.0.conv', True),
+    ('htc', 'rpn_head.rpn_conv', True),
+    ('htc', 'roi_head.bbox_head.0.fc_cls', False),
+    ('retinanet', 'bbox_head.retina_cls', True),
+    ('dino', 'encoder.layers.0.ffn.layers.1', True),
+    ('dino', 'decoder.layers.0.ffn.layers.1', False),
+    ('dino', 'bbox_head.cls_branches.0', False),
+    ('soft-teacher', 'teacher.roi_head.bbox_head.fc_reg', True),
+    ('panoptic-fpn', 'semantic_head.conv_logits', True),
+]
+
+
+@pytest.mark.parametrize(('name', 'layer', 'paired'), PAIRS)
+def test_which_rows_belong_together(name: str, layer: str, paired: bool, build) -> None:
+    model, images = build(name)
+    assert model.get_submodule(layer) is not None
+    assert DetectorTask(images, False, None).pairs_rows(model, layer) == paired
+
+
+def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) -> None:
+    class Growing(MaskRCNN):
+        runs = 0
+
+        def predict(self, batch_inputs: torch.Tensor, batch_data_samples: list, rescale: bool = True) -> list:
+            self.runs += 1
+            for _ in range(self.runs):
+                found = super().predict(batch_inputs, batch_data_samples, rescale)
+            return found
+
+    model, images = build('mask-rcnn', Growing)
+    task = DetectorTask(images[:1], False, None)
+    _run(model, task)
+    with pytest.raises(RuntimeError, match='StandardRoIHead is run more often than when the same image'):
+        _run(model, task)
