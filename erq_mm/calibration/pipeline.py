@@ -49,6 +49,7 @@ def quantize_(
     work_dir: str | Path | None = None,
     same_function: bool = True,
     full_account: bool = True,
+    on_plan: Callable[['Plan'], Any] | None = None,
 ) -> Report:
     """Quantize `model` in place and return what was done.
 
@@ -69,6 +70,7 @@ def quantize_(
             changed the model's function; costs about one forward together with `full_account`.
         full_account: see on the first calibration image what the model really uses, leave float what is used otherwise
             than as a layer, and list it.
+        on_plan: called with the plan once it is made, before the model is touched.
 
     Raises:
         ValueError: unknown recipe, step, option, scope or override key; bits outside 2..8; a pattern that matches
@@ -99,6 +101,8 @@ def quantize_(
         with _timed(report.seconds, 'probe'):
             usage = _probe(model, task, guard, full_account)
         plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {}, usage)
+        if on_plan is not None:
+            on_plan(plan)
         report.float_layers = [{'name': name, 'reason': reason} for name, reason in plan.float_layers]
         remaining = list(stages(recipe))
         with _float_again_on_error(model):

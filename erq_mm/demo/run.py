@@ -40,8 +40,9 @@ class ShowProgress(Hook):
         self.progress, self.name, self.keep = progress, name, keep
         self.samples: list[DetDataSample] = []
 
-    def before_test_epoch(self, runner: Runner) -> None:
-        self.task = self.progress.add_task(f'{self.name}: evaluating', total=len(runner.test_dataloader))
+    def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
+        if batch_idx == 0:  # after ERQHook has calibrated: the time shown is that of the evaluation
+            self.task = self.progress.add_task(f'{self.name}: evaluating', total=len(runner.test_dataloader))
 
     def after_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         self.progress.advance(self.task)

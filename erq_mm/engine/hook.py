@@ -1,39 +1,36 @@
-"""`ERQHook`: quantize the model before the first evaluation of a run."""
+"""`ERQHook`: quantize the model at the first batch of the first evaluation of a run."""
 
+import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mmengine.hooks import Hook
+from mmdet.engine.runner import TeacherStudentValLoop
+from mmengine.hooks import EMAHook, Hook, IterTimerHook
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import Progress
 from torch import nn
 
-from ..calibration.checks import check_steps
-from ..calibration.pipeline import plan_quantization, quantize_
-from ..calibration.progress import new_progress
-from ..calibration.recipes import RecipeLike, resolve_recipe
+from ..calibration.pipeline import Plan
+from ..calibration.recipes import RecipeLike
 from ..calibration.report import Report, check_writable
-from ..calibration.steps import needs
-from ..core.spec import check_bits
-from ..nn.structure import SCOPES
-from .calibration_data import CalibrationConfig, build_calibration_images
 from .checkpoints import check_float_checkpoint
 from .console import summary
-from .detector import DetectorTask
-from .distribution import quantize_on_all_ranks
-from .versions import stack_versions
+from .distribution import on_rank_zero, quantize_on_all_ranks
+from .installed import InstalledModel
+from .quantization import DetectorQuantization
 
 
 @HOOKS.register_module()
 class ERQHook(Hook):
-    """Calibrate and quantize in `before_test` or `before_val`, once; evaluation itself stays mmdet's.
+    """Calibrate and quantize once, before the first batch of an evaluation; evaluation itself stays mmdet's.
 
-    Life of a run: `after_load_checkpoint` checks that the float checkpoint fits, `before_test` puts the model in eval
-    mode, quantizes it in place and writes the report.
+    Life of a run: `after_load_checkpoint` checks that the float checkpoint fits. `before_test` finds what can be found
+    early: settings, the report's path, the calibration images. `before_test_iter` quantizes the model in place at the
+    first batch, when hooks that exchange weights (`EMAHook`) have put in what evaluation runs, and writes the report.
+    `after_test_iter` checks at the first batch of every evaluation that nothing changed the model since.
 
     Args:
         recipe: a name, `dict(type=name, option=value)`, or a list of steps.
@@ -43,6 +40,7 @@ class ERQHook(Hook):
         overrides: layer pattern -> `dict(w_bits=8)` or `'float'`, in order.
         report: path; default `quantization.json` beside mmengine's log.
         work_dir: where reconstructions keep finished units, to go on from there after a kill; None keeps nothing.
+        same_function, full_account: the two checks of `quantize_` on the first calibration image.
     """
 
     priority = 'NORMAL'
@@ -57,24 +55,17 @@ class ERQHook(Hook):
         overrides: Mapping[str, Any] | None = None,
         report: str | None = None,
         work_dir: str | None = None,
+        same_function: bool = True,
+        full_account: bool = True,
     ) -> None:
-        self.work_dir = work_dir
-        self.recipe = resolve_recipe(recipe)
-        check_steps(self.recipe)
-        check_bits('w_bits', w_bits)
-        check_bits('a_bits', a_bits)
-        if scope not in SCOPES:
-            raise ValueError(f'scope must be one of {SCOPES}, got {scope!r}')
-        self.w_bits, self.a_bits, self.scope = w_bits, a_bits, scope
-        self.overrides = dict(overrides or {})
-        try:
-            self.calibration = CalibrationConfig(**{'num_images': self.recipe.images} | dict(calibration or {}))
-        except TypeError as error:
-            raise ValueError(f'default_hooks.quantization.calibration={calibration}: {error}') from None
-        self.calibration.check_enough(self.recipe)
+        self.quantization = DetectorQuantization(
+            recipe, w_bits, a_bits, scope, calibration, overrides, work_dir, same_function, full_account
+        )
         self.report_path = report
         self.report: Report | None = None
         self.shared_progress: Progress | None = None  # a display that is already running, else the hook starts one
+        self._installed: InstalledModel | None = None
+        self._is_checked = False
 
     def before_train(self, runner: Runner) -> None:
         raise RuntimeError(
@@ -84,57 +75,81 @@ class ERQHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         if self.report is None:
-            check_float_checkpoint(unwrap(runner.model), checkpoint, self.scope)
+            check_float_checkpoint(unwrap(runner.model), checkpoint, self.quantization.scope)
 
     def before_test(self, runner: Runner) -> None:
-        self._quantize_once(runner, 'test')
+        self._prepare(runner, 'test')
 
     def before_val(self, runner: Runner) -> None:
-        self._quantize_once(runner, 'val')
+        if isinstance(runner.val_loop, TeacherStudentValLoop):
+            raise ValueError(
+                'TeacherStudentValLoop evaluates two models in a run, teacher and student, and ERQHook quantizes one: '
+                "set val_cfg=dict(type='ValLoop', _delete_=True), and semi_test_cfg.predict_on to the one you want"
+            )
+        self._prepare(runner, 'val')
 
-    def _quantize_once(self, runner: Runner, evaluated: str) -> None:
+    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        self._is_checked = False
+        if len(_loader(runner, mode)) == 0:  # a rank without a batch must still take part
+            self._quantize_once(runner)
+
+    def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
+        self._quantize_once(runner)
+
+    def _after_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
+    ) -> None:
+        if batch_idx == 0 or not self._is_checked:
+            self._installed.check(unwrap(runner.model))
+            self._is_checked = True
+
+    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        self._check_was_quantized()
+
+    def after_run(self, runner: Runner) -> None:
+        self._check_was_quantized()
+
+    def _check_was_quantized(self) -> None:
+        if self.report is None:
+            raise RuntimeError(
+                'the evaluation is over and no hook was called before a batch, so the metrics are those of the float '
+                'model: the loop must call before_test_iter or before_val_iter, as those of mmengine do'
+            )
+
+    def _prepare(self, runner: Runner, evaluated: str) -> None:
         if self.report is not None:
             return
-        path = Path(self.report_path or Path(runner.log_dir) / 'quantization.json')
-        model = unwrap(runner.model)
-        model.eval()
+        path, model = self._path(runner), unwrap(runner.model)
 
-        def calibrate() -> Report:
+        def find_faults() -> None:
             check_writable(path)
-            plan_quantization(model, self.recipe, self.w_bits, self.a_bits, self.scope, self.overrides)
-            report = self._calibrate(model, runner, evaluated)
+            self.quantization.prepare(model, runner.cfg, evaluated, self.shared_progress)
+
+        on_rank_zero(find_faults)
+
+    def _quantize_once(self, runner: Runner) -> None:
+        if self.report is not None:
+            return
+        started, path, model = time.time(), self._path(runner), unwrap(runner.model)
+
+        def calibrate() -> tuple[Report, Plan]:
+            report, plan = self.quantization.run(model, self.shared_progress)
             report.write(path)
-            return report
+            return report, plan
 
         logger = MMLogger.get_current_instance()
         try:
-            self.report = quantize_on_all_ranks(
-                model, calibrate, self.recipe, self.w_bits, self.a_bits, self.scope, self.overrides
-            )
+            self.report = quantize_on_all_ranks(model, calibrate)
         except TypeError:
             logger.exception('calibration failed')  # mmengine drops the traceback of a TypeError in a hook
             raise
+        self._installed = InstalledModel(model)
+        _retire_averaging(runner, logger)
         logger.info(f'\n{summary(self.report)}\nreport: {path}')
+        _leave_out_of_iteration_times(runner, time.time() - started)
 
-    def _calibrate(self, model: nn.Module, runner: Runner, evaluated: str) -> Report:
-        with nullcontext(self.shared_progress) if self.shared_progress else new_progress() as progress:
-            images = build_calibration_images(runner.cfg, self.calibration, evaluated, progress)
-            report = quantize_(
-                model,
-                DetectorTask(images.samples, self.scope == 'all', progress, with_labels='loss' in needs(self.recipe)),
-                recipe=self.recipe,
-                w_bits=self.w_bits,
-                a_bits=self.a_bits,
-                scope=self.scope,
-                overrides=self.overrides,
-                seed=self.calibration.seed,
-                progress=progress,
-                work_dir=self.work_dir,
-            )
-        report.calibration = {'image_ids': images.ids, 'split': self.calibration.split}
-        report.notes += images.notes
-        report.versions = stack_versions()
-        return report
+    def _path(self, runner: Runner) -> Path:
+        return Path(self.report_path or Path(runner.log_dir) / 'quantization.json')
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -142,3 +157,24 @@ def unwrap(model: nn.Module) -> nn.Module:
     while isinstance(getattr(model, 'module', None), nn.Module):
         model = model.module
     return model
+
+
+def _loader(runner: Runner, mode: str) -> Any:
+    return runner.val_dataloader if mode == 'val' else runner.test_dataloader
+
+
+def _retire_averaging(runner: Runner, logger: MMLogger) -> None:
+    """Take mmengine's `EMAHook` out of the run: exchanging back would put float weights into quantized layers."""
+    retired = [hook for hook in runner.hooks if isinstance(hook, EMAHook)]
+    if retired:
+        # a new list, as the caller iterates over the old one
+        runner._hooks = [hook for hook in runner.hooks if hook not in retired]
+        names = ', '.join(type(hook).__name__ for hook in retired)
+        logger.info(f'{names} put in the averaged weights, which are quantized now, and is retired: they stay')
+
+
+def _leave_out_of_iteration_times(runner: Runner, seconds: float) -> None:
+    """Move the start of the current iteration, from which mmengine's timer estimates the time left."""
+    for hook in runner.hooks:
+        if isinstance(hook, IterTimerHook):
+            hook.t += seconds

@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from erq_mm.calibration.reconstruction.trainer import UnitTrainer
 from erq_mm.calibration.steps import LAYER_STEPS
 from erq_mm.core.quantizers import Quantizer
-from erq_mm.engine import hook as hook_module
+from erq_mm.engine import quantization as quantization_module
 from erq_mm.engine.hook import ERQHook, unwrap
 from erq_mm.nn import QuantLayer
 
@@ -44,7 +44,7 @@ def test_quantized_evaluation_writes_its_report(make_runner, read_report, tiny_s
 def test_a_second_evaluation_does_not_calibrate_again(make_runner, monkeypatch) -> None:
     runner = make_runner('--recipe', 'rtn')
     first = runner.test()
-    monkeypatch.setattr(hook_module, 'quantize_', lambda *a, **k: pytest.fail('calibrated twice'))
+    monkeypatch.setattr(quantization_module, 'quantize_', lambda *a, **k: pytest.fail('calibrated twice'))
     runner._has_loaded = True
     assert runner.test_loop.run() == first
 
@@ -90,8 +90,7 @@ def test_calibration_does_not_depend_on_how_often_or_where(make_runner) -> None:
     states = []
     for _ in range(2):
         runner = make_runner('--recipe', 'erq')
-        runner.load_or_resume()
-        runner.call_hook('before_test')
+        runner.test()
         states.append(unwrap(runner.model).state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
@@ -159,7 +158,7 @@ def test_bad_input_is_named_and_nothing_is_written(option, error, message, make_
 
 
 def test_unwritable_report_path_is_found_before_calibration(make_runner, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(hook_module, 'quantize_', lambda *a, **k: pytest.fail('calibrated before checking'))
+    monkeypatch.setattr(quantization_module, 'quantize_', lambda *a, **k: pytest.fail('calibrated before checking'))
     (tmp_path / 'file').touch()
     with pytest.raises(OSError, match='report cannot be written .* choose another path'):
         make_runner('--recipe', 'erq', options=(f'{QUANTIZATION}.report={tmp_path}/file/q.json',)).test()
