@@ -64,16 +64,15 @@ def check_float_checkpoint(model: nn.Module, checkpoint: Mapping[str, object], s
         ValueError: a quantized checkpoint, or missing, unexpected or wrongly shaped keys in those layers, listed.
     """
     state: Mapping[str, Tensor] = checkpoint.get('state_dict', checkpoint)
-    state = {key.removeprefix('module.'): value for key, value in state.items()}
     quantized = [key for key in state if key.endswith(QUANTIZER_KEY)]
     if quantized:
         raise ValueError(
             f'the checkpoint is quantized already ({len(quantized)} layers, e.g. {quantized[0]}); '
             'give the float checkpoint to be quantized'
         )
-    layers = {site.name for site in find_sites(model, scope)[0]} | {
-        norm for site in find_sites(model, scope)[0] if (norm := site.norm)
-    }
+    state = _as_loaded(model, state)
+    sites, _ = find_sites(model, scope)
+    layers = {site.name for site in sites} | {site.norm for site in sites if site.norm}
     expected = {k: v for k, v in model.state_dict().items() if k.rpartition('.')[0] in layers}
     missing = [key for key in expected if key not in state]
     unexpected = [key for key in state if key.rpartition('.')[0] in layers and key not in expected]
@@ -89,6 +88,27 @@ def check_float_checkpoint(model: nn.Module, checkpoint: Mapping[str, object], s
             f'the checkpoint does not fit the layers to be quantized ({listed}). Use the config it was trained with; '
             'checkpoints of the Swin release are converted by tools/convert_swin.py'
         )
+
+
+def _as_loaded(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Load `state`, as mmengine is about to, and return it under the names that the modules gave its entries.
+
+    A semi-supervised detector takes the weights of a plain one for both of its halves, heads rename those of old
+    versions: only their own `_load_from_state_dict` knows.
+    """
+    renamed = {key.removeprefix('module.'): value for key, value in state.items()}
+    metadata = getattr(state, '_metadata', {})
+    ignored: list[str] = []
+
+    def load(module: nn.Module, prefix: str) -> None:
+        local = metadata.get(prefix[:-1], {})
+        module._load_from_state_dict(renamed, prefix, local, False, ignored, ignored, ignored)
+        for name, child in module._modules.items():
+            if child is not None:
+                load(child, f'{prefix}{name}.')
+
+    load(model, '')
+    return renamed
 
 
 def _some(keys: list[str]) -> str:
