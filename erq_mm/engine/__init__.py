@@ -10,7 +10,8 @@ check_stack()
 
 from .checkpoints import allow_training_checkpoints  # noqa: E402
 from .hook import ERQHook  # noqa: E402
+from .inference import quantize_detector_  # noqa: E402
 
 allow_training_checkpoints()
 
-__all__ = ['ERQHook']
+__all__ = ['ERQHook', 'quantize_detector_']
