@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..nn.usage import not_observed
 
-OUTPUT_VALUES, INPUT_VALUES = 4096, 512  # sampled of the outputs and of the inputs of a call
+OUTPUT_VALUES, INPUT_VALUES = 1024, 128  # sampled of the outputs and of the inputs of a call
 CALLS_PER_MODULE = 16  # of a module that is called more often, the first ones
 TOLERANCE = 1e-4
 PERTURBATION = 1e-6  # relative, at the first layer: about the rounding error of float32

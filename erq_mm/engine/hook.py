@@ -1,11 +1,13 @@
 """`ERQHook`: quantize the model at the first batch of the first evaluation of a run."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from mmdet.engine.runner import TeacherStudentValLoop
+from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook, IterTimerHook
 from mmengine.logging import MMLogger
 from mmengine.registry import HOOKS
@@ -13,6 +15,7 @@ from mmengine.runner import Runner
 from rich.progress import Progress
 from torch import nn
 
+from ..calibration.degenerate import clipping_watched, warn_of_clipping
 from ..calibration.pipeline import Plan
 from ..calibration.recipes import RecipeLike
 from ..calibration.report import Report, check_writable
@@ -30,7 +33,8 @@ class ERQHook(Hook):
     Life of a run: `after_load_checkpoint` checks that the float checkpoint fits. `before_test` finds what can be found
     early: settings, the report's path, the calibration images. `before_test_iter` quantizes the model in place at the
     first batch, when hooks that exchange weights (`EMAHook`) have put in what evaluation runs, and writes the report.
-    `after_test_iter` checks at the first batch of every evaluation that nothing changed the model since.
+    `after_test_iter` checks at the first batch of every evaluation that nothing changed the model since, and warns if
+    the quantizers clip much of the first batch of all.
 
     Args:
         recipe: a name, `dict(type=name, option=value)`, or a list of steps.
@@ -66,6 +70,7 @@ class ERQHook(Hook):
         self.shared_progress: Progress | None = None  # a display that is already running, else the hook starts one
         self._installed: InstalledModel | None = None
         self._is_checked = False
+        self._watching, self._clipped_shares = ExitStack(), None  # while the first batch of all is evaluated
 
     def before_train(self, runner: Runner) -> None:
         raise RuntimeError(
@@ -99,9 +104,22 @@ class ERQHook(Hook):
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
     ) -> None:
+        if self._clipped_shares is not None:
+            self._end_watch(runner, self._clipped_shares)
         if batch_idx == 0 or not self._is_checked:
             self._installed.check(unwrap(runner.model))
             self._is_checked = True
+
+    def _end_watch(self, runner: Runner, clipped_shares: Callable[[], dict[str, float]]) -> None:
+        """Add to the report, on its disk as well, what the quantizers did to the first batch."""
+        notes = warn_of_clipping(clipped_shares(), self.report.calibration['image_ids'])
+        self._watching.close()
+        self._clipped_shares = None
+        for note in notes:
+            MMLogger.get_current_instance().warning(note)
+        if notes and is_main_process():
+            self.report.notes += notes
+            self.report.write(self._path(runner))
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
         self._check_was_quantized()
@@ -144,6 +162,7 @@ class ERQHook(Hook):
             logger.exception('calibration failed')  # mmengine drops the traceback of a TypeError in a hook
             raise
         self._installed = InstalledModel(model)
+        self._clipped_shares = self._watching.enter_context(clipping_watched(model))
         _retire_averaging(runner, logger)
         logger.info(f'\n{summary(self.report)}\nreport: {path}')
         _leave_out_of_iteration_times(runner, time.time() - started)

@@ -3,11 +3,13 @@
 import copy
 import functools
 import hashlib
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from mmengine.runner import Runner
+from PIL import Image
 
 from erq_mm.calibration.reconstruction.trainer import UnitTrainer
 from erq_mm.calibration.steps import LAYER_STEPS
@@ -75,7 +77,10 @@ def test_options_come_after_the_recipe(make_runner, read_report) -> None:
     layers = {layer['name']: layer for layer in report['layers']}
     assert layers['rpn_head.rpn_conv']['kind'] == 'conv'
     assert layers['roi_head.mask_head.convs.0.conv']['a_bits'] == 4  # the mask head saw rows
-    assert [layer['name'] for layer in report['float_layers']] == ['roi_head.mask_head.upsample']
+    left_float = {layer['name']: layer['reason'] for layer in report['float_layers']}
+    tables = [name for name in left_float if name.endswith('relative_position_bias_table')]
+    assert set(left_float) - set(tables) == {'roi_head.mask_head.upsample'}
+    assert len(tables) == 10 and all('looked up or added' in left_float[name] for name in tables)
 
 
 def test_without_a_recipe_it_is_mmdets_evaluation(make_runner) -> None:
@@ -227,3 +232,17 @@ def test_recipe_argument_is_checked_at_once(text: str, make_runner, capsys) -> N
     with pytest.raises(SystemExit):
         make_runner('--recipe', text)
     assert f'in {text!r}' in capsys.readouterr().err.replace('"', "'")
+
+
+def test_a_calibration_unlike_the_test_images_is_told_of_in_the_report(
+    make_runner, read_report, tiny_shapes, tmp_path
+) -> None:
+    """Training images of one colour: the quantizers clip most of what the first test batch brings."""
+    shutil.copytree(tiny_shapes, tmp_path / 'plain')
+    for path in (tmp_path / 'plain/train').iterdir():
+        Image.new('RGB', Image.open(path).size, (120, 130, 110)).save(path)
+    make_runner('--recipe', 'rtn', options=(f'train_dataloader.dataset.data_root={tmp_path}/plain/',)).test()
+    notes = read_report()['notes']
+    (clipped,) = (note for note in notes if 'of their input at test time' in note)
+    assert clipped.startswith('degenerate calibration (images [') and 'backbone.patch_embed.projection' in clipped
+    assert any('colour' in note for note in notes)
