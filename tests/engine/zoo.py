@@ -21,7 +21,7 @@ SMALLER = {256: 32, 1024: 64, 2048: 64, 80: len(CLASSES)}  # sizes in mmdet's co
 AS_TWO_STAGE = ('dino', 'deformable-detr-two-stage')  # mmdet embeds their proposals in 256 channels, whatever is asked
 SIZES = {
     'in_channels', 'out_channels', 'feat_channels', 'conv_out_channels', 'fc_out_channels', 'embed_dims',
-    'feedforward_channels', 'num_classes', 'num_things_classes', 'point_feat_channels',
+    'feedforward_channels', 'num_classes', 'num_things_classes', 'point_feat_channels', 'proposal_feature_channel',
 }  # fmt: skip
 
 # of the configs; mmengine lays out all of a config as text several times, which takes seconds
@@ -46,7 +46,6 @@ CONFIGS = {
     'point-rend': 'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco.py',
     'dynamic-rcnn': 'dynamic_rcnn/dynamic-rcnn_r50_fpn_1x_coco.py',
     'sparse-rcnn': 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py',
-    'queryinst': 'queryinst/queryinst_r50_fpn_1x_coco.py',
     'soft-teacher': 'soft_teacher/soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py',
 }
 
@@ -152,6 +151,8 @@ def _limit_outputs(model: ConfigDict) -> None:
         model.rpn_head.num_proposals = 20
     else:
         model.test_cfg.max_per_img = model.test_cfg.max_per_image = 20
+    if 'roi_head' in model:
+        model.test_cfg.rcnn.max_per_img = 20
     if 'num_queries' in model:
         model.num_queries = 20
         model.bbox_head.embed_dims = model.encoder.layer_cfg.ffn_cfg.embed_dims
