@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
 
+import erq_mm
 from erq_mm.engine.detector import DetectorTask, idle_detectors
 
 from .zoo import small_config
@@ -238,3 +239,12 @@ def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) ->
     _run(model, task)
     with pytest.raises(RuntimeError, match='StandardRoIHead is run more often than when the same image'):
         _run(model, task)
+
+
+def test_layers_without_partners_are_reconstructed_on_float_inputs(build) -> None:
+    model, images = build('htc')
+    recipe = {'type': 'qdrop', 'preset': 'fast', 'images': 1, 'iterations': 1, 'layer_iterations': 1, 'outside': 'all'}
+    report = erq_mm.quantize_(model, DetectorTask(images[:1], False, None), recipe)
+    (note,) = [note for note in report.notes if 'float inputs' in note]
+    assert note.startswith('12 layers, e.g. roi_head.bbox_head.0.')  # 3 stages of 4 linears
+    assert all(unit['after'] <= unit['before'] for unit in report.reconstruction)

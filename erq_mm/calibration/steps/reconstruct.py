@@ -36,6 +36,7 @@ class _Reconstruction:
         self.model, self.task = calibration.model, calibration.task
         count = len(self.task) if options.images is None else min(options.images, len(self.task))
         self.images = range(count)
+        self.unpaired: list[str] = []  # layers whose quantized inputs have no partner among the float ones
 
     def run(self) -> None:
         self.reference = copy.deepcopy(self.model)
@@ -47,6 +48,11 @@ class _Reconstruction:
         for index, segment in enumerate(parts):
             self._run_segment(segment, seed=self.calibration.seed * 100_003 + 1000 * index)
         del self.reference
+        if self.unpaired:
+            self.calibration.notes.append(
+                f'{len(self.unpaired)} layers, e.g. {self.unpaired[0]}, were reconstructed on float inputs: the model '
+                'chooses what they look at, so that its quantized rows have no partner'
+            )
 
     def _iterations(self, segment: Segment) -> int:
         return self.options.iterations_of(segment.is_block) if self._is_trained(segment) else 0
@@ -100,10 +106,7 @@ class _Reconstruction:
         if rows is None:
             return None
         if self._quantized and not quantized:
-            note = (
-                f'{unit.name}: the model chooses its rows, so the quantized ones have no partner; float ones are used'
-            )
-            self.calibration.notes.append(note)
+            self.unpaired.append(unit.name)
         layer = unit.states[0].layer
         weight = layer.weight.detach().clone()
         bias = None if layer.bias is None else layer.bias.detach()
