@@ -1,5 +1,6 @@
 """`ERQHook`: quantize the model at the first batch of the first evaluation of a run."""
 
+import copy
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -95,11 +96,12 @@ class ERQHook(Hook):
 
     def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
         self._is_checked = False
-        if len(_loader(runner, mode)) == 0:  # a rank without a batch must still take part
-            self._quantize_once(runner)
+        if len(_loader(runner, mode)) == 0:
+            # a rank without a batch must still take part; hooks after this one find its model as it was
+            self._quantize_once(runner, copy.deepcopy(unwrap(runner.model)))
 
     def _before_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, mode: str = 'train') -> None:
-        self._quantize_once(runner)
+        self._quantize_once(runner, unwrap(runner.model))
 
     def _after_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None, mode: str = 'train'
@@ -145,10 +147,10 @@ class ERQHook(Hook):
 
         on_rank_zero(find_faults)
 
-    def _quantize_once(self, runner: Runner) -> None:
+    def _quantize_once(self, runner: Runner, model: nn.Module) -> None:
         if self.report is not None:
             return
-        started, path, model = time.time(), self._path(runner), unwrap(runner.model)
+        started, path = time.time(), self._path(runner)
 
         def calibrate() -> tuple[Report, Plan]:
             report, plan = self.quantization.run(model, self.shared_progress)

@@ -12,8 +12,9 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.runner import Runner, TestLoop
 from torch import nn
 
+from erq_mm.engine import hook as hook_module
 from erq_mm.engine import quantization as quantization_module
-from erq_mm.engine.hook import unwrap
+from erq_mm.engine.hook import ERQHook, unwrap
 
 from .zoo import small_config, small_runner
 
@@ -212,3 +213,17 @@ def test_a_loop_that_calls_no_hook_before_its_batches_is_found(quantizing) -> No
     runner._test_loop = Silent(runner, runner.test_dataloader, runner.test_evaluator)
     with pytest.raises(RuntimeError, match='the metrics are those of the float model'):
         runner.test()
+
+
+def test_a_rank_without_a_batch_takes_part_and_keeps_its_model(quantizing, monkeypatch) -> None:
+    """Fewer images than processes: the loop never comes to a batch, but the others broadcast what they quantized."""
+    runner = quantizing(Averaging(update_buffers=True))
+    monkeypatch.setattr(hook_module, '_loader', lambda *_: [])
+    runner.build_test_loop(runner._test_loop)
+    runner.call_hook('before_run')
+    runner.load_or_resume()
+    for stage in ('before_test', 'before_test_epoch'):
+        runner.call_hook(stage)
+    (hook,) = (hook for hook in runner.hooks if isinstance(hook, ERQHook))
+    assert hook.report is not None
+    assert not any(hasattr(module, 'weight_scale') for module in runner.model.modules())
