@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ..core.reservoir import Reservoir
 from ..nn.layers import QuantConv2d
+from .precision import full_precision
 from .progress import track
-from .state import Calibration, SiteState, differentiable, full_precision
+from .state import Calibration, SiteState, differentiable
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from ..nn.layers import QuantLayer
 from ..nn.matmul import QuantMatMul
 from ..nn.structure import Site
 from .function_guard import FunctionGuard
+from .precision import full_precision
 from .progress import track
 from .report import LayerReport
 from .resume import UnitStore
@@ -207,20 +208,6 @@ def differentiable(model: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(flag)
         for module in checkpointed:
             module.with_cp = True
-
-
-@contextmanager
-def full_precision() -> Iterator[None]:
-    """Switch autocast and TF32 off while the block runs."""
-    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    with ExitStack() as stack:
-        for device in ('cpu', 'cuda'):
-            stack.enter_context(torch.autocast(device, enabled=False))
-        try:
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-            yield
-        finally:
-            torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
 @contextmanager
