@@ -1,12 +1,16 @@
 """GPTQ against an independent slow solver: exact conditional minimizers, one weight at a time."""
 
+from collections.abc import Callable
+from itertools import accumulate
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from erq_mm.core.gptq import gptq
 from erq_mm.core.spec import MIN_MAX, QuantSpec
 from erq_mm.core.statistics import GramStats, RowStats
-from erq_mm.core.weight_grid import round_to_nearest
+from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 
 from .layer_problem import double_grid, make_problem
 
@@ -75,3 +79,22 @@ def test_a_matrix_that_is_not_definite_is_named() -> None:
     nearest = round_to_nearest(problem.weight, problem.bias, double_grid(problem.weight, SPECS[0]))
     with pytest.raises(ValueError, match='6 columns.* not positive definite: raise `damping`'):
         gptq(nearest, problem.weight, torch.full((6, 6), torch.nan).double())
+
+
+@pytest.mark.parametrize('act_order', [False, True])
+def test_memory_is_that_of_one_matrix_in_float64(act_order: bool) -> None:
+    """12,544 columns have to fit a GPU of 8 GB: beside the Gram matrix one in float64, and one being reordered."""
+    columns = 1024
+    weight, rows = torch.randn(4, columns), torch.randn(2000, columns)
+    nearest, gram = round_to_nearest(weight, None, fit_weight_grid(weight, SPECS[0])), rows.T @ rows
+    peak = peak_bytes(lambda: gptq(nearest, weight, gram, act_order=act_order))
+    assert 8 * columns**2 < peak < 2.1 * 8 * columns**2
+
+
+def peak_bytes(work: Callable[[], object]) -> int:
+    """Return the most that torch held at once of what `work` allocated, inside its operators too."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        work()
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == '[memory]']
+    held = accumulate(event.nbytes() for event in sorted(events, key=lambda event: event.start_ns()))
+    return max(held)
