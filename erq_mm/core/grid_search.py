@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .line_search import Error, evaluate_all
+
 Candidate = tuple[float, float]
 
 
@@ -22,7 +24,7 @@ class Lattice:
         return len(self.scales) * len(self.shapes)
 
 
-def progressive_search(lattice: Lattice, error: Callable[[Candidate], float], beam: int, steps: int) -> Candidate:
+def progressive_search(lattice: Lattice, error: Callable[[Candidate], Error], beam: int, steps: int) -> Candidate:
     """Return the candidate (scale, shape) of least error that is found (AdaLog's fast progressive combining search).
 
     Step i of `steps` walks the lattice in strides of 2**(steps - 1 - i): the first over all of it, each later one over
@@ -43,9 +45,9 @@ def progressive_search(lattice: Lattice, error: Callable[[Candidate], float], be
     stride = 2 ** (steps - 1)
     wanted = [(i, j) for i in range(0, rows, stride) for j in range(0, columns, stride)]
     while True:
-        for i, j in wanted:
-            if (i, j) not in errors:
-                errors[i, j] = error((lattice.scales[i], lattice.shapes[j]))
+        new = [position for position in dict.fromkeys(wanted) if position not in errors]
+        found = evaluate_all([(lattice.scales[i], lattice.shapes[j]) for i, j in new], error)
+        errors.update(zip(new, found, strict=True))
         best = sorted(errors, key=errors.__getitem__)[:beam]
         if stride == 1:
             return lattice.scales[best[0][0]], lattice.shapes[best[0][1]]

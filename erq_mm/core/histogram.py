@@ -61,7 +61,7 @@ class Histogram:
             return self.minimum.double()
         if fraction >= 1:
             return self.maximum.double()
-        cumulative = self.counts.cumsum(1)
+        cumulative = self.counts.long().cumsum(1).double()  # CUDA sums only integers deterministically
         target = (fraction * cumulative[:, -1:]).contiguous()
         index = torch.searchsorted(cumulative, target).clamp_(max=self.num_bins - 1)
         inside = self.counts.gather(1, index).clamp(min=1)

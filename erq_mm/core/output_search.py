@@ -22,10 +22,10 @@ def importance_of(gradients: Tensor | None) -> Tensor | None:
     return (gradients / largest).square_() if largest > 0 else None
 
 
-def weighted_error(change: Tensor, importance: Tensor | None) -> float:
-    """Return sum importance * change^2; overwrites `change`."""
+def weighted_error(change: Tensor, importance: Tensor | None) -> Tensor:
+    """Return sum importance * change^2, a float64 scalar; overwrites `change`."""
     squares = change.square_()
-    return float((squares if importance is None else squares.mul_(importance)).sum(dtype=torch.float64))
+    return (squares if importance is None else squares.mul_(importance)).sum(dtype=torch.float64)
 
 
 def search_weight_scales(
@@ -119,7 +119,7 @@ def _search_input(
     target: Tensor,
     importance: Tensor | None,
 ) -> None:
-    def error() -> float:
+    def error() -> Tensor:
         return weighted_error((quantizer.fake_quantize(x) @ weight_q.T).sub_(target), importance)
 
     quantizer.search(candidates, error)
@@ -141,7 +141,7 @@ def search_operand(
     """
     x, other = inputs[operand], inputs[1 - operand]
 
-    def error() -> float:
+    def error() -> Tensor:
         change = quantizer.fake_quantize(x).sub_(x)
         return weighted_error(change @ other if operand == 0 else other @ change, importance)
 

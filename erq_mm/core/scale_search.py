@@ -54,16 +54,15 @@ def search_log_scale(histogram: Histogram, spec: QuantSpec) -> Tensor:
     """Return the scale of the log-sqrt2 grid; `histogram` holds log2 of the positive values."""
     if histogram.is_empty:  # every value was zero: any scale is exact
         return torch.ones(())
-    exponents = histogram.centres()
-    values, best_error, best_scale = exponents.exp2(), torch.inf, None
+    exponents, best = histogram.centres(), None
+    values = exponents.exp2()
     for percentile in spec.percentiles:
         log2_scale = histogram.quantile(percentile)[:, None]
         codes = torch.round(-2 * (exponents - log2_scale)).clamp_(min=0)
         grid_values = torch.where(codes > spec.max_code, 0.0, (log2_scale - codes / 2).exp2())
-        error = float(((grid_values - values).square() * histogram.counts).sum())
-        if error < best_error:
-            best_error, best_scale = error, log2_scale.exp2().squeeze()
-    return best_scale
+        error = ((grid_values - values).square() * histogram.counts).sum()
+        best = _better(best, (error, log2_scale.exp2().squeeze()))
+    return best[1]
 
 
 def search_weight_range(weight: Tensor, spec: QuantSpec) -> tuple[Tensor, Tensor]:

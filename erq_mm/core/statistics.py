@@ -34,7 +34,7 @@ class GramStats:
         size = in_features + 1
         self.gram = weight.new_zeros(size, size)
         self.cross = weight.new_zeros(size, out_features if self.keeps_output_error else in_features)
-        self.energy, self.count = 0.0, 0
+        self._energy, self.count = weight.new_zeros((), dtype=torch.float64), 0
 
     def add(self, x: Tensor, x_q: Tensor) -> None:
         """Add rows, both (rows, in)."""
@@ -53,8 +53,12 @@ class GramStats:
         self.cross[inner].addmm_(x_q.T, target)
         self.cross[-1] += target.sum(0)
         flat = output_error.reshape(-1)
-        self.energy += float(torch.dot(flat, flat))
+        self._energy += torch.dot(flat, flat)
         self.count += len(x_q)
+
+    @property
+    def energy(self) -> float:
+        return float(self._energy)
 
     def output_cross(self) -> Tensor:
         """Return sum [x_q, 1] (W (x - x_q))^T, (in + 1, out)."""

@@ -35,7 +35,7 @@ def metric(model: nn.Module, quantized_model: nn.Module, task: erq_mm.Classifier
     for name, sample in collect_samples(calibration, calibration.sites, rows, with_gradients=True).items():
         layer, x = quantized_model.get_submodule(name), sample.inputs[0]
         change = (layer.input_quantizer(x) @ layer.weight.T - x @ reference.get_submodule(name).weight.T).detach()
-        errors[name] = weighted_error(change, importance_of(sample.gradients))
+        errors[name] = float(weighted_error(change, importance_of(sample.gradients)))
     return errors
 
 

@@ -33,7 +33,7 @@ def error_of(
     weight: torch.Tensor, grid: WeightGrid, quantizer: Quantizer, x: torch.Tensor, importance: torch.Tensor | None
 ) -> float:
     weight_q = grid.decode(grid.encode(weight))
-    return weighted_error(quantizer.fake_quantize(x) @ weight_q.T - x @ weight.T, importance)
+    return float(weighted_error(quantizer.fake_quantize(x) @ weight_q.T - x @ weight.T, importance))
 
 
 def test_candidates_are_evenly_spaced() -> None:
@@ -147,7 +147,7 @@ def test_operand_search_is_brute_force_beside_the_float_operand(operand: int, bi
     def error() -> float:
         rounded = list(inputs)
         rounded[operand] = quantizer.fake_quantize(inputs[operand])
-        return weighted_error(rounded[0] @ rounded[1] - inputs[0] @ inputs[1], importance)
+        return float(weighted_error(rounded[0] @ rounded[1] - inputs[0] @ inputs[1], importance))
 
     search_operand(quantizer, operand, inputs, importance, FACTORS)
     found, errors = error(), []

@@ -1,5 +1,7 @@
 """One file per grid. A quantizer is a module: float tensor in, fake-quantized tensor out."""
 
+import torch
+
 from ..spec import QuantSpec
 from .adaptive_log import AdaptiveLogGeluQuantizer, AdaptiveLogQuantizer
 from .base import Quantizer
@@ -28,9 +30,13 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
 }
 
 
-def build_quantizer(spec: QuantSpec, channels: int = 1) -> Quantizer:
-    """Return the unfitted quantizer of a spec, for inputs whose last dimension (of images: second) is `channels`."""
-    return QUANTIZERS[spec.grid](spec, channels)
+def build_quantizer(spec: QuantSpec, channels: int = 1, device: torch.device | str | None = None) -> Quantizer:
+    """Return the unfitted quantizer of a spec, for inputs whose last dimension (of images: second) is `channels`.
+
+    Args:
+        device: of its inputs; None is the CPU.
+    """
+    return QUANTIZERS[spec.grid](spec, channels).to(device)
 
 
 __all__ = [

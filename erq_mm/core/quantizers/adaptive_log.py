@@ -43,14 +43,14 @@ class AdaptiveLogQuantizer(SearchedQuantizer):
         super().__init__(spec, channels)
         if spec.variant not in VARIANTS:
             raise ValueError(f'variant of grid {spec.grid!r} must be one of {VARIANTS}, got {spec.variant!r}')
-        self.register_buffer('base', torch.zeros(()))
+        self.register_number('base')
 
     def bounds(self) -> tuple[float, float]:
         return -self.offset, 2.0**self._log2_scale - self.offset
 
-    def refresh(self) -> None:
-        self._log2_scale = math.log2(float(self.scale)) if self.scale > 0 else 0.0
-        self._octaves = max(float(self.base), 1.0) / RESOLUTION
+    def derive(self) -> None:
+        self._log2_scale = math.log2(self.numbers['scale']) if self.is_fitted else 0.0
+        self._octaves = max(self.numbers['base'], 1.0) / RESOLUTION
         self._smallest = smallest_power(self._log2_scale, self._octaves, self.spec.max_code)
 
     def observe(self, x: Tensor, histogram: Histogram) -> None:

@@ -22,6 +22,7 @@ class Quantizer(nn.Module, ABC):
         channels: size of the last dimension of the inputs; only grids with a parameter per channel use it.
 
     Attributes:
+        numbers: the values of the scalar buffers in main memory, by name: reading the buffers would stop a GPU.
         ignores_zeros: whether `observe` leaves zeros out because they are exact whatever the parameters are.
         offset: added to the values before the scale acts on them: Q(x) = s Q_1((x + offset) / s) - offset.
         scales_negative_values: whether that holds below zero, too; if not, nothing there depends on the scale.
@@ -39,13 +40,19 @@ class Quantizer(nn.Module, ABC):
         self.spec, self.channels = spec, channels
         self.is_active = False
         self.learner: Callable[[Tensor], Tensor] | None = None
-        self.register_buffer('scale', torch.zeros(()))
-        self.register_buffer('zero_point', torch.zeros(()))
+        self.numbers: dict[str, float] = {}
+        self.register_number('scale')
+        self.register_number('zero_point')
+
+    def register_number(self, name: str, value: float = 0.0) -> None:
+        """Register a scalar buffer, and the same number in `numbers`."""
+        self.register_buffer(name, torch.tensor(value))
+        self.numbers[name] = value
 
     @property
     def is_fitted(self) -> bool:
         """Whether `fit` or `load_state_dict` has given the scale a value."""
-        return bool(self.scale > 0)
+        return self.numbers['scale'] > 0
 
     @abstractmethod
     def observe(self, x: Tensor, histogram: Histogram) -> None:
@@ -65,17 +72,28 @@ class Quantizer(nn.Module, ABC):
 
     def set_parameters(self, scale: Tensor | float, zero_point: Tensor | float = 0.0) -> None:
         """Store fitted parameters (scalars) in the buffers."""
-        self.scale.fill_(float(scale))
-        self.zero_point.fill_(float(zero_point))
-        self.refresh()
+        self.store(scale=float(scale), zero_point=float(zero_point))
 
-    def set_scale(self, scale: Tensor) -> None:
+    def set_scale(self, scale: Tensor | float) -> None:
         """Change the scale alone; the other parameters stay."""
-        self.scale.copy_(scale.detach())
-        self.refresh()
+        self.store(scale=float(scale))
+
+    def store(self, **numbers: float) -> None:
+        """Put numbers into the scalar buffers of these names; `numbers` gets them as the buffers' dtype rounds them."""
+        for name, number in numbers.items():
+            buffer = self.get_buffer(name)
+            self.numbers[name] = torch.tensor(number, dtype=buffer.dtype).item()
+            buffer.fill_(number)
+        self.derive()
 
     def refresh(self) -> None:
-        """Recompute what is derived from the buffers; called whenever they change."""
+        """Take over what the buffers say, after they were changed by others."""
+        values = torch.stack([self.get_buffer(name) for name in self.numbers]).tolist()  # one transfer
+        self.numbers = dict(zip(self.numbers, values, strict=True))
+        self.derive()
+
+    def derive(self) -> None:
+        """Recompute what follows from `numbers`; called whenever they change."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.is_active:

@@ -21,24 +21,24 @@ class LineSearchedQuantizer(Quantizer):
     @property
     def parameter(self) -> float:
         """The number to choose."""
-        return float(self.scale)
+        return self.numbers['scale']
 
     def set_parameter(self, value: float) -> None:
         """Change that number; everything else stays."""
-        self.set_parameters(value, self.zero_point)
+        self.store(scale=value)
 
     def candidates(self, factors: Sequence[float]) -> list[float]:
         """Return the values to try: multiples of the present scale."""
         return [self.parameter * factor for factor in factors]
 
-    def search(self, candidates: Sequence[float], error: Callable[[], float]) -> float:
+    def search(self, candidates: Sequence[float], error: Callable[[], Tensor]) -> float:
         """Keep the best of the candidates and the present parameter, which wins a tie, and return its error.
 
         Args:
-            error: returns the error of the quantizer as it stands when called.
+            error: returns the error, a scalar, of the quantizer as it stands when called.
         """
 
-        def evaluate(value: float) -> float:
+        def evaluate(value: float) -> Tensor:
             self.set_parameter(value)
             return error()
 
@@ -46,9 +46,9 @@ class LineSearchedQuantizer(Quantizer):
         self.set_parameter(best)
         return least
 
-    def value_error(self, histogram: Histogram) -> Callable[[], float]:
+    def value_error(self, histogram: Histogram) -> Callable[[], Tensor]:
         """Return a function that gives the squared error of the values in a histogram."""
         counts = histogram.counts.sum(0)
         occupied = counts > 0
         values, counts = self.values_of(histogram)[occupied], counts[occupied]
-        return lambda: float(torch.dot((self.fake_quantize(values) - values).square_(), counts))
+        return lambda: torch.dot((self.fake_quantize(values) - values).square_(), counts)

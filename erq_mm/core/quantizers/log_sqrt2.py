@@ -20,8 +20,8 @@ class LogSqrt2Quantizer(Quantizer):
     def bounds(self) -> tuple[float, float]:
         return 0.0, 2.0**self._log2_scale
 
-    def refresh(self) -> None:
-        self._log2_scale = math.log2(float(self.scale)) if self.scale > 0 else 0.0
+    def derive(self) -> None:
+        self._log2_scale = math.log2(self.numbers['scale']) if self.is_fitted else 0.0
         self._smallest = smallest_power(self._log2_scale, self.octaves, self.spec.max_code)
 
     def observe(self, x: Tensor, histogram: Histogram) -> None:

@@ -26,8 +26,8 @@ class PowerOfTwoFactorQuantizer(Quantizer):
         super().__init__(spec, channels)
         self.register_buffer('exponent', torch.zeros(channels))
 
-    def refresh(self) -> None:
-        self._zero_point = float(self.zero_point)
+    def derive(self) -> None:
+        self._zero_point = self.numbers['zero_point']
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         steps = self._steps()
@@ -47,13 +47,12 @@ class PowerOfTwoFactorQuantizer(Quantizer):
         widest, zero_point = affine_parameters(low, high, self.spec.max_code)
         self.set_parameters(widest / 2**LARGEST_EXPONENT, zero_point)
         self.exponent.copy_(self._errors(histogram).argmin(0))
-        self.refresh()
 
     def _errors(self, histogram: Histogram) -> Tensor:
         """Return the squared error of every exponent, (exponents, channels)."""
         centres, errors = histogram.centres(), []
         for exponent in range(LARGEST_EXPONENT + 1):
-            step = float(self.scale) * 2**exponent
+            step = self.numbers['scale'] * 2**exponent
             codes = (centres / step).round_().clamp_(-self._zero_point, self.spec.max_code - self._zero_point)
             errors.append((codes.mul_(step).sub_(centres).square_() * histogram.counts).sum(1))
         return torch.stack(errors)

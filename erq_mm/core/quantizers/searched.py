@@ -34,8 +34,7 @@ class SearchedQuantizer(Quantizer):
 
     def set_candidate(self, candidate: Candidate) -> None:
         """Store scale and shape in the buffers."""
-        getattr(self, self.shape_name).fill_(candidate[1])
-        self.set_parameters(candidate[0])
+        self.store(**{'scale': candidate[0], 'zero_point': 0.0, self.shape_name: candidate[1]})
 
     def fit(self, histogram: Histogram) -> None:
         """Choose scale and shape of least squared error of the values."""
@@ -58,9 +57,9 @@ class SearchedQuantizer(Quantizer):
         """
         error = error or self._value_error(histogram)
 
-        def evaluate(candidate: Candidate) -> float:
+        def evaluate(candidate: Candidate) -> Tensor:
             self.set_candidate(candidate)
-            return float(error())
+            return error()
 
         lattice = self.lattice(histogram)
         self.set_candidate(progressive_search(lattice, evaluate, beam, self.search_steps if steps is None else steps))

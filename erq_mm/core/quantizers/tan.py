@@ -42,16 +42,16 @@ class TanQuantizer(SearchedQuantizer):
         super().__init__(spec, channels)
         if spec.variant and spec.variant not in CENTRES:
             raise ValueError(f'variant of grid {spec.grid!r} must be one of {tuple(CENTRES)}, got {spec.variant!r}')
-        self.register_buffer('steepness', torch.zeros(()))
-        self.register_buffer('centre', torch.tensor(CENTRES[spec.variant or 'both']))
+        self.register_number('steepness')
+        self.register_number('centre', CENTRES[spec.variant or 'both'])
 
     def bounds(self) -> tuple[float, float]:
         return 0.0, self._scale
 
-    def refresh(self) -> None:
+    def derive(self) -> None:
         if not self.is_fitted:
             return
-        steepness, centre, self._scale = float(self.steepness), float(self.centre), float(self.scale)
+        steepness, centre, self._scale = (self.numbers[name] for name in ('steepness', 'centre', 'scale'))
         self._slope = steepness / self._scale
         self._low, self._high = -steepness * centre, steepness * (1 - centre)
         self._tan_low = math.tan(self._low)
@@ -64,7 +64,7 @@ class TanQuantizer(SearchedQuantizer):
         histogram.update(x[x > 2.0**SMALLEST_EXPONENT].reshape(1, -1))
 
     def lattice(self, histogram: Histogram) -> Lattice:
-        steepest = STEEPEST / max(float(self.centre), 1 - float(self.centre))
+        steepest = STEEPEST / max(self.numbers['centre'], 1 - self.numbers['centre'])
         shapes = torch.linspace(LEAST_STEEP, steepest, NUM_STEEPNESSES, dtype=torch.float64).tolist()
         if histogram.is_empty:  # every value was zero: any grid is exact
             return Lattice((1.0,), (shapes[0],))

@@ -17,8 +17,8 @@ class TwinGeluQuantizer(LineSearchedQuantizer):
 
     scales_negative_values = False
 
-    def refresh(self) -> None:
-        self._scale, self._steps = float(self.scale), 2 ** (self.spec.bits - 1)
+    def derive(self) -> None:
+        self._scale, self._steps = self.numbers['scale'], 2 ** (self.spec.bits - 1)
         self._negative_scale = GELU_MINIMUM / self._steps
 
     def bounds(self) -> tuple[float, float]:

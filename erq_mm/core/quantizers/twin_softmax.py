@@ -31,12 +31,12 @@ class TwinSoftmaxQuantizer(LineSearchedQuantizer):
 
     def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
         super().__init__(spec, channels)
-        self.register_buffer('exponent', torch.zeros(()))
+        self.register_number('exponent')
 
-    def refresh(self) -> None:
+    def derive(self) -> None:
         steps = 2 ** (self.spec.bits - 1) - 1
-        self._scale = float(self.scale)
-        self._split = self._scale * 2.0 ** -float(self.exponent)
+        self._scale = self.numbers['scale']
+        self._split = self._scale * 2.0 ** -self.numbers['exponent']
         self._coarse, self._fine = self._scale / steps, self._split / steps
 
     def bounds(self) -> tuple[float, float]:
@@ -44,11 +44,10 @@ class TwinSoftmaxQuantizer(LineSearchedQuantizer):
 
     @property
     def parameter(self) -> float:
-        return float(self.exponent)
+        return self.numbers['exponent']
 
     def set_parameter(self, value: float) -> None:
-        self.exponent.fill_(value)
-        self.refresh()
+        self.store(exponent=value)
 
     def candidates(self, factors: Sequence[float]) -> list[float]:
         """Return all exponents: there is no scale to multiply."""

@@ -21,9 +21,8 @@ def decode(codes: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 class UniformQuantizer(Quantizer):
     """Per-tensor affine quantizer. A non-integer zero point (as published for RepQ) is allowed."""
 
-    def refresh(self) -> None:
-        # Python numbers: reading a buffer in every forward would stop a GPU
-        self._scale, self._zero_point = float(self.scale), float(self.zero_point)
+    def derive(self) -> None:
+        self._scale, self._zero_point = self.numbers['scale'], self.numbers['zero_point']
 
     def bounds(self) -> tuple[float, float]:
         return -self._zero_point * self._scale, (self.spec.max_code - self._zero_point) * self._scale
