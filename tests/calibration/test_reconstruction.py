@@ -16,6 +16,7 @@ from erq_mm.calibration.reconstruction.options import ReconstructionOptions
 from erq_mm.calibration.reconstruction.sensitivity import fisher_weights, global_term, perturbation_weights
 from erq_mm.calibration.state import differentiable
 from erq_mm.core.quantizers import Quantizer
+from erq_mm.core.random_source import RandomSource
 from erq_mm.core.spec import QuantSpec
 from erq_mm.nn import QuantLayer, QuantLinear
 
@@ -132,7 +133,8 @@ def test_rows_objective_by_hand() -> None:
 
 def test_block_objective_by_hand_and_relative_terms() -> None:
     block, reference = nn.Linear(3, 2), nn.Linear(3, 2)
-    calls = [Call(i, x := torch.randn(4, 3), (), {}, reference(x).detach(), x) for i in range(2)]
+    inputs = [torch.randn(4, 3) for _ in range(2)]
+    calls = [Call(i, x, (), {}, reference(x).detach(), x, x.device) for i, x in enumerate(inputs)]
     weights = [torch.rand(4, 2) for _ in calls]
     options = ReconstructionOptions(global_weight=3.0)
     objective = BlockObjective(block, reference, calls, options, weights, lambda index, output: output.sum() + index)
@@ -158,9 +160,9 @@ def test_softmax_divergence_by_hand() -> None:
 
 
 def test_dropping() -> None:
-    x, x_q, generator = torch.zeros(100, 100), torch.ones(100, 100), torch.Generator().manual_seed(0)
-    assert dropped(x, x_q, 0.0, generator) is x_q
-    assert float(dropped(x, x_q, 0.3, generator).mean()) == pytest.approx(0.7, abs=0.02)
+    x, x_q, source = torch.zeros(100, 100), torch.ones(100, 100), RandomSource(0)
+    assert dropped(x, x_q, 0.0, source) is x_q
+    assert float(dropped(x, x_q, 0.3, source).mean()) == pytest.approx(0.7, abs=0.02)
 
 
 def test_fisher_weights_are_squared_gradients_of_mean_one() -> None:

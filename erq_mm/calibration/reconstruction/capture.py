@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ...core.reservoir import Reservoir
 from ...nn.layers import QuantLayer
-from ..state import full_precision
+from ..precision import full_precision
 from ..task import CalibrationTask, FunctionTask
+from .main_memory import from_main_memory, in_main_memory
 
 ELEMENTS_PER_LAYER = 2**25  # at most this many input values of a layer are kept
 CONV_ROWS = 4096  # evenly spread im2col rows taken of one call of a convolution
@@ -26,6 +27,7 @@ class Call:
         x, x_q: first argument in the float model and in the quantized model so far.
         others: the other positional arguments; keywords: the named ones.
         output: of the float model; of a tuple its first entry.
+        device: where the block was called.
     """
 
     image: int
@@ -34,10 +36,12 @@ class Call:
     keywords: dict[str, Any]
     output: Tensor
     x_q: Tensor
+    device: torch.device
 
-    def to(self, device: torch.device) -> 'Call':
-        """Return the call with its tensors on a device."""
-        return replace(self, x=self.x.to(device), x_q=self.x_q.to(device), output=self.output.to(device))
+    def on_device(self) -> 'Call':
+        """Return the call with its tensors where the block was called."""
+        x, x_q, output = (from_main_memory(t, self.device) for t in (self.x, self.x_q, self.output))
+        return replace(self, x=x, x_q=x_q, output=output)
 
     def run(self, block: nn.Module, x: Tensor) -> Tensor:
         """Return the block's output on `x` in the place of the first argument."""
@@ -61,28 +65,26 @@ def capture_calls(
     """
     calls = _calls(reference, name, task, images)
     if not quantized:
-        return [Call(image, x, others, keywords, output, x) for image, x, others, keywords, output in calls]
-    again = _calls(model, name, task, images)
-    return [
-        Call(image, x, others, keywords, output, repeated[1])
-        for (image, x, others, keywords, output), repeated in zip(calls, again, strict=True)
-    ]
-
-
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.detach().to('cpu', copy=True)
+        return calls
+    again = _calls(model, name, task, images, with_outputs=False)
+    return [replace(call, x_q=repeated.x) for call, repeated in zip(calls, again, strict=True)]
 
 
 class _Captured(Exception):
     """Ends a forward whose rest is not needed."""
 
 
-def _calls(model: nn.Module, name: str, task: CalibrationTask, images: Sequence[int]) -> list[tuple]:
-    found: list[tuple] = []
+def _calls(
+    model: nn.Module, name: str, task: CalibrationTask, images: Sequence[int], with_outputs: bool = True
+) -> list[Call]:
+    """Return the calls of block `name`, with `x` for `x_q`, and for `output`, too, where outputs are not asked for."""
+    found: list[Call] = []
     once = not isinstance(task, FunctionTask)  # one call an image, as every block of a backbone gets
 
     def record(_module: nn.Module, args: tuple, keywords: dict, output: Any) -> None:
-        found.append((image, _stored(args[0]), args[1:], keywords, _stored(first_tensor(output))))
+        x = in_main_memory(args[0])
+        kept = in_main_memory(first_tensor(output)) if with_outputs else x
+        found.append(Call(image, x, args[1:], keywords, kept, x, args[0].device))
         if once:
             raise _Captured
 

@@ -7,9 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...core.quantizers.learning import random_mask
+from ...core.random_source import RandomSource
 from ...nn.layers import QuantLayer
 from .capture import Call, Rows
+from .main_memory import from_main_memory
 from .options import ReconstructionOptions
 
 ROWS_PER_CHUNK = 4096
@@ -31,13 +32,11 @@ class RowsObjective:
         self.weight, self.bias = weight.flatten(1), bias
         self._unit = None if options.relative_terms else 1.0
 
-    def sample(self, generator: torch.Generator, iteration: int) -> Tensor:
+    def sample(self, source: RandomSource, iteration: int) -> Tensor:
         count = len(self.rows.x)
-        chosen = torch.randint(count, (min(self.options.batch_rows, count),), generator=generator).to(
-            self.weight.device
-        )
+        chosen = source.positions(count, min(self.options.batch_rows, count))
         x, x_q = self.rows.x[chosen], self.rows.x_q[chosen]
-        return self._error(x, dropped(x, x_q, self.options.drop, generator)) / (self._unit or 1.0)
+        return self._error(x, dropped(x, x_q, self.options.drop, source)) / (self._unit or 1.0)
 
     def total(self) -> Tensor:
         parts = zip(self.rows.x.split(ROWS_PER_CHUNK), self.rows.x_q.split(ROWS_PER_CHUNK), strict=True)
@@ -51,11 +50,11 @@ class RowsObjective:
         return (output - F.linear(x, self.weight, self.bias)).square().sum(1).mean()
 
 
-def dropped(x: Tensor, x_q: Tensor, drop: float, generator: torch.Generator) -> Tensor:
+def dropped(x: Tensor, x_q: Tensor, drop: float, source: RandomSource) -> Tensor:
     """Return x_q with a random share `drop` of its elements taken from x (QDrop)."""
     if not drop:
         return x_q
-    return torch.where(random_mask(x, drop, generator), x, x_q)
+    return torch.where(source.mask(x, drop), x, x_q)
 
 
 class BlockObjective:
@@ -80,17 +79,16 @@ class BlockObjective:
     ) -> None:
         self.block, self.reference, self.calls, self.options = block, reference, calls, options
         self.weights, self.global_term = weights, global_term
-        self.device = next(block.parameters()).device
         self._units: dict[str, float] = {}
 
-    def sample(self, generator: torch.Generator, iteration: int) -> Tensor:
-        index = int(torch.randint(len(self.calls), (), generator=generator))
-        call = self.calls[index].to(self.device)
-        x = dropped(call.x, call.x_q, self.options.drop, generator)
+    def sample(self, source: RandomSource, iteration: int) -> Tensor:
+        index = source.position(len(self.calls))
+        call = self.calls[index].on_device()
+        x = dropped(call.x, call.x_q, self.options.drop, source)
         return self._combine(self._terms(index, call, x, iteration % self.options.global_every == 0))
 
     def total(self) -> Tensor:
-        calls = enumerate(call.to(self.device) for call in self.calls)
+        calls = enumerate(call.on_device() for call in self.calls)
         values = [self._terms(index, call, call.x_q, True) for index, call in calls]
         return self._combine({name: sum(v[name] for v in values) / len(values) for name in values[0]})
 
@@ -100,10 +98,10 @@ class BlockObjective:
             output = call.run(self.block, x)
         error = (output - call.output).square()
         if self.weights is not None:
-            error = error * self.weights[index].to(self.device)
+            error = error * from_main_memory(self.weights[index], call.device)
         terms['block'] = error.sum(-1).mean()
         if self.global_term is not None and with_global:
-            terms['global'] = self.global_term(index, output)
+            terms['global'] = self.global_term(index, output).to(output.device)
         if options.local_weight > 0:
             with torch.no_grad(), layer_outputs(self.reference, True) as wanted:
                 call.run(self.reference, call.x)

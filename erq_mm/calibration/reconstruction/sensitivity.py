@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..task import CalibrationTask, Predictions
 from .capture import Call, first_tensor
+from .main_memory import from_main_memory, in_main_memory
 
 
 def fisher_weights(model: nn.Module, name: str, task: CalibrationTask, calls: Sequence[Call]) -> list[Tensor] | None:
@@ -16,13 +17,14 @@ def fisher_weights(model: nn.Module, name: str, task: CalibrationTask, calls: Se
 
     Their mean over all calls is 1. None if no gradient reaches the block.
     """
-    squares = []
+    squares, total, count = [], 0.0, 0
     for call in calls:
         with _output_as_leaf(model, name) as leaves:
             loss = task.loss(model, call.image)
-        squares.append(_gradient(loss, leaves[0]).square().cpu())
-    mean = sum(float(s.sum()) for s in squares) / sum(s.numel() for s in squares)
-    return [s / mean for s in squares] if mean > 0 else None
+        square = _gradient(loss, leaves[0]).square()
+        squares.append(in_main_memory(square))
+        total, count = total + float(square.sum()), count + square.numel()  # a GPU's copy is complete after this
+    return [square.div_(total / count) for square in squares] if total > 0 else None
 
 
 def perturbation_weights(
@@ -33,9 +35,9 @@ def perturbation_weights(
     h = (g(O + D) - g(O - D)) / (2 D), g the gradient of the divergence of the predictions from the float model's, D
     equal in all elements: `step` times the root mean square of the output O. None if nothing depends on the block.
     """
-    weights, device = [], next(reference.parameters()).device
+    weights = []
     for call in calls:
-        output = call.output.to(device)
+        output = from_main_memory(call.output, call.device)
         shift = step * float(output.square().mean().sqrt())
         wanted = _predictions(reference, task, call.image)
         gradients = []
@@ -47,7 +49,7 @@ def perturbation_weights(
         mean = curvature.mean()
         if not float(mean) > 0:
             return None
-        weights.append((curvature / mean).cpu())
+        weights.append(in_main_memory(curvature / mean))
     return weights
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from ...core.adaround import ROUNDINGS, regularization_beta
-from ...core.quantizers.learning import Learner
+from ...core.quantizers.learning import Learner, synchronize
+from ...core.random_source import RandomSource
 from ...core.weight_grid import QuantizedWeight, fit_weight_grid
 from .options import ReconstructionOptions
 from .units import Unit
@@ -19,7 +20,7 @@ from .units import Unit
 class Objective(Protocol):
     """What a unit is trained for; the unit's layers use their trained weights whenever it is evaluated."""
 
-    def sample(self, generator: torch.Generator, iteration: int) -> Tensor:
+    def sample(self, source: RandomSource, iteration: int) -> Tensor:
         """Return the objective on a random part of the calibration data, a scalar with gradients."""
 
     def total(self) -> Tensor:
@@ -50,8 +51,8 @@ class UnitTrainer:
     Gradients must be enabled and the model's own parameters frozen (`state.differentiable`).
     """
 
-    def __init__(self, unit: Unit, options: ReconstructionOptions, generator: torch.Generator) -> None:
-        self.unit, self.options, self.generator = unit, options, generator
+    def __init__(self, unit: Unit, options: ReconstructionOptions, source: RandomSource) -> None:
+        self.unit, self.options, self.source = unit, options, source
 
     def __enter__(self) -> 'UnitTrainer':
         options, kind = self.options, ROUNDINGS[self.options.rounding]
@@ -64,7 +65,7 @@ class UnitTrainer:
         self.learners = []
         for quantizer in self.unit.quantizers():
             quantizer.is_active = True
-            quantizer.learner = Learner(quantizer, options.scale_lr > 0, 0.0, self.generator)
+            quantizer.learner = Learner(quantizer, options.scale_lr > 0, 0.0, self.source)
             self.learners.append(quantizer.learner)
         return self
 
@@ -92,7 +93,7 @@ class UnitTrainer:
             )
             for state in self.unit.layers()
         }
-        return Outcome(before, after, kept, weights, [float(q.scale) for q in self.unit.quantizers()])
+        return Outcome(before, after, kept, weights, [q.numbers['scale'] for q in self.unit.quantizers()])
 
     def _optimize(self, objective: Objective, advance: Callable[[], Any]) -> None:
         options = self.options
@@ -108,12 +109,11 @@ class UnitTrainer:
             for group in optimizer.param_groups:
                 if 'peak_lr' in group:
                     group['lr'] = group['peak_lr'] * 0.5 * (1 + math.cos(math.pi * progress))
-            loss = objective.sample(self.generator, iteration) + self._regularization(progress)
+            loss = objective.sample(self.source, iteration) + self._regularization(progress)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
-            for learner in self.learners:
-                learner.synchronize()
+            synchronize(self.learners)
             advance()
         self._set_drop(0.0)
 
@@ -147,7 +147,7 @@ class UnitTrainer:
             for tensor, value in zip(self._trained(), values, strict=True):
                 tensor.copy_(value)
         for learner in self.learners:
-            learner.quantizer.set_scale(learner.scale)
+            learner.quantizer.set_scale(learner.scale.detach())
 
     def _trained(self) -> list[Tensor]:
         return [t for r in self.roundings.values() for t in r.trained()] + [le.scale for le in self.learners]

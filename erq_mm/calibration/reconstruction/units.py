@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from ...core.quantizers import Quantizer
 from ..state import SiteState
 
@@ -25,6 +27,10 @@ class Unit:
     def layers(self) -> list[SiteState]:
         """The sites that have weights."""
         return [state for state in self.states if state.has_weight]
+
+    def device(self) -> torch.device:
+        """Where the unit is computed."""
+        return next(self.states[0].module.buffers()).device
 
     def quantizers(self) -> list[Quantizer]:
         """The fitted activation quantizers."""

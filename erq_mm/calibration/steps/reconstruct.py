@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ...core.random_source import RandomSource
 from ...core.weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
 from ..reconstruction.capture import RowCapture, capture_calls
+from ..reconstruction.main_memory import release_pinned_pages
 from ..reconstruction.objectives import BlockObjective, RowsObjective
 from ..reconstruction.options import ReconstructionOptions
 from ..reconstruction.sensitivity import fisher_weights, global_term, perturbation_weights
@@ -75,6 +77,7 @@ class _Reconstruction:
             started, content = time.perf_counter(), saved[unit.name]
             if content is None and trained:
                 content = self._train(unit, capture, seeds[unit.name])
+                release_pinned_pages()
                 if content is not None:
                     content['seconds'] = time.perf_counter() - started
                     self._save(unit.name, content)
@@ -90,13 +93,13 @@ class _Reconstruction:
 
     def _train(self, unit: Unit, capture: RowCapture | None, seed: int) -> dict[str, Any] | None:
         """Return what is known about the unit after training; None if nothing reached it."""
-        generator = torch.Generator().manual_seed(seed)
+        source = RandomSource(seed, unit.device())
         with differentiable(self.model), differentiable(self.reference):
             objective = self._block_objective(unit) if capture is None else self._rows_objective(unit, capture)
             if objective is None:
                 self._advance(self.options.iterations_of(unit.is_block))
                 return None
-            with UnitTrainer(unit, self.options, generator) as trainer:
+            with UnitTrainer(unit, self.options, source) as trainer:
                 outcome = trainer.train(objective, self._advance)
         return _content(outcome)
 
@@ -138,7 +141,7 @@ class _Reconstruction:
         for state in unit.layers():
             state.layer.install_(_weight(content['weights'][state.name], state.layer))
         for quantizer, scale in zip(unit.quantizers(), content['scales'], strict=True):
-            quantizer.set_scale(torch.tensor(scale))
+            quantizer.set_scale(scale)
         keys = ('before', 'after', 'kept', 'seconds')
         self.calibration.units.append({'name': unit.name} | {key: content[key] for key in keys})
 

@@ -4,9 +4,12 @@ Every grid of this package is scale-equivariant, Q_s(x) = s Q_1(x / s), so one r
 all of them (for the affine grid it is that of LSQ). Of the twin grid for GELU that is true above zero only.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from ..random_source import RandomSource
 from .base import Quantizer
 
 
@@ -35,17 +38,6 @@ class StraightThrough(torch.autograd.Function):
         return to_x, to_scale, None, None, None, None
 
 
-def random_mask(x: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Return a mask like x, true with `probability`, in steps of 1/256.
-
-    Args:
-        generator: on the CPU; the same seed gives the same masks on every device.
-    """
-    words = torch.empty(-(-x.numel() // 8), dtype=torch.int64)  # eight random bytes at a time, the sign bit included
-    data = words.random_(-(2**63), None, generator=generator).view(torch.uint8)[: x.numel()]
-    return (data < round(probability * 256)).view(x.shape).to(x.device)
-
-
 class Learner:
     """Stands in for `fake_quantize` of one quantizer while its unit is reconstructed.
 
@@ -53,15 +45,15 @@ class Learner:
         quantizer: fitted and active.
         learn_scale: whether the scale is trained.
         drop: probability with which an element stays unquantized (QDrop).
-        generator: of the dropping, on the CPU; the same seed gives the same masks on every device.
+        source: of the dropping.
     """
 
     def __init__(
-        self, quantizer: Quantizer, learn_scale: bool, drop: float = 0.0, generator: torch.Generator | None = None
+        self, quantizer: Quantizer, learn_scale: bool, drop: float = 0.0, source: RandomSource | None = None
     ) -> None:
-        self.quantizer, self.drop, self.generator = quantizer, drop, generator
+        self.quantizer, self.drop, self.source = quantizer, drop, source
         self.scale = quantizer.scale.detach().clone().requires_grad_(learn_scale)
-        self.smallest = float(quantizer.scale) * 1e-3
+        self.smallest = quantizer.numbers['scale'] * 1e-3
 
     def __call__(self, x: Tensor) -> Tensor:
         quantizer = self.quantizer
@@ -72,12 +64,17 @@ class Learner:
             fixed = StraightThrough.apply(x, self.scale.detach(), x_q, *quantizer.bounds(), quantizer.offset)
             y = torch.where(x < 0, fixed, y)
         if self.drop:
-            return torch.where(random_mask(x, self.drop, self.generator), x, y)
+            return torch.where(self.source.mask(x, self.drop), x, y)
         return y
 
-    @torch.no_grad()
-    def synchronize(self) -> None:
-        """Put the trained scale into the quantizer; call after every optimizer step."""
-        if self.scale.requires_grad:
-            self.scale.clamp_(min=self.smallest)
-            self.quantizer.set_scale(self.scale)
+
+@torch.no_grad()
+def synchronize(learners: Sequence[Learner]) -> None:
+    """Put the trained scales into their quantizers, with one transfer; call after every optimizer step."""
+    trained = [learner for learner in learners if learner.scale.requires_grad]
+    if not trained:
+        return
+    for learner in trained:
+        learner.scale.clamp_(min=learner.smallest)
+    for learner, scale in zip(trained, torch.stack([learner.scale for learner in trained]).tolist(), strict=True):
+        learner.quantizer.set_scale(scale)
