@@ -5,6 +5,7 @@ but their attributes, so mmdet is not imported here.
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .matmul import QuantMatMul
@@ -30,7 +31,8 @@ class QuantWindowMSA(nn.Module):
         self.register_buffer('relative_position_index', attention.relative_position_index)
         self.qkv, self.proj = attention.qkv, attention.proj
         self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
-        self.query_key, self.probability_value = query_key, probability_value
+        device = attention.relative_position_bias_table.device
+        self.query_key, self.probability_value = query_key.to(device), probability_value.to(device)
         self.train(attention.training)
 
     def position_bias(self) -> Tensor:
@@ -49,8 +51,12 @@ class QuantWindowMSA(nn.Module):
                 regions do not see each other. None when windows are not shifted.
         """
         bias = self.position_bias()
-        step = WINDOWS_PER_CHUNK if x.device.type == 'cpu' else max(len(x), 1)
+        if not _is_chunked(x):
+            mask = _mask(regions) if regions is not None else mask
+            mask = None if mask is None else mask.repeat(len(x) // len(mask), 1, 1)
+            return self.proj_drop(self._attend(x, bias, mask))
         masks = _WindowMasks(regions, len(x)) if mask is None else _GivenMasks(mask, len(x))
+        step = WINDOWS_PER_CHUNK
         parts = [self._attend(part, bias, masks(i * step, len(part))) for i, part in enumerate(x.split(step))]
         return self.proj_drop(torch.cat(parts) if len(parts) > 1 else parts[0])
 
@@ -66,6 +72,16 @@ class QuantWindowMSA(nn.Module):
         return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, channels))
 
 
+def _is_chunked(x: Tensor) -> bool:
+    """Whether windows go a few at a time: not on GPUs, which would wait for their regions, and not in graphs."""
+    return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+
+
+def _mask(regions: Tensor) -> Tensor:
+    """Return what is added to the logits, (windows, tokens, tokens)."""
+    return (regions[:, None, :] != regions[:, :, None]) * MASKED
+
+
 class _WindowMasks:
     """The additive masks of ranges of windows; None where no window of the range joins several regions."""
 
@@ -78,8 +94,7 @@ class _WindowMasks:
     def __call__(self, start: int, length: int) -> Tensor | None:
         if self.regions is None or not any(self.joins[start : start + length]):
             return None
-        part = self.regions[start : start + length]
-        return (part[:, None, :] != part[:, :, None]) * MASKED
+        return _mask(self.regions[start : start + length])
 
 
 class _GivenMasks:
@@ -131,9 +146,14 @@ class ShiftedWindows(nn.Module):
     def _pad(self, x: Tensor) -> Tensor:
         images, height, width, channels = x.shape
         below, right = -height % self.window_size, -width % self.window_size
+        value = self.pad_value.to(x.dtype)
+        if torch.compiler.is_compiling():  # a graph has no branches, so that one serves sizes that pad and others
+            row, column = (torch.arange(size, device=x.device) for size in (height + below, width + right))
+            is_inside = (row < height)[:, None, None] & (column < width)[:, None]
+            return torch.where(is_inside, F.pad(x, (0, 0, 0, right, 0, below)), value)
         if not (below or right):
             return x
-        padded = self.pad_value.to(x.dtype).repeat(images, height + below, width + right, 1)
+        padded = value.repeat(images, height + below, width + right, 1)
         padded[:, :height, :width] = x
         return padded
 

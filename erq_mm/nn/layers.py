@@ -48,7 +48,7 @@ class QuantLayer(nn.Module, ABC):
         if self.bias is None and create_bias:
             self.bias = nn.Parameter(torch.zeros_like(self.weight[(slice(None),) + (0,) * (self.weight.dim() - 1)]))
         self.weight_spec = weight_spec
-        self.input_quantizer: Quantizer = build_quantizer(input_spec, self.weight.shape[1]).to(self.weight.device)
+        self.input_quantizer: Quantizer = build_quantizer(input_spec, self.weight.shape[1], self.weight.device)
         dual = weight_spec.grid == 'dual_uniform'
         per_row = self.weight.new_zeros(len(self.weight), 2 if dual else 1)
         self.register_buffer('weight_scale', per_row)
