@@ -12,7 +12,8 @@ from torch import Tensor
 
 RULES = ('paper', 'released', 'greedy')
 STEPS_BETWEEN_COUNTS = 4
-ELEMENTS_PER_CHUNK = 2**18  # a chunk of rows that stays in the processor's cache
+ELEMENTS_PER_CHUNK = 2**18  # a chunk of rows that stays in a CPU's cache
+ELEMENTS_PER_GPU_CHUNK = 2**22  # enough to keep a GPU busy; about ten tensors of this size, k more for k flips
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,8 @@ def refine_rounding(
     The proxy of every row ends no higher than it began.
     """
     refined = codes.clone()
-    step = max(1, ELEMENTS_PER_CHUNK // max(codes.shape[1], 1))
+    elements = ELEMENTS_PER_CHUNK if codes.device.type == 'cpu' else ELEMENTS_PER_GPU_CHUNK
+    step = max(1, elements // max(codes.shape[1], 1))
     for part in (slice(first, first + step) for first in range(0, len(codes), step)):
         refined[part] += _flips(codes[part], error[part], proxy, max_code, options, movable)
     return refined
