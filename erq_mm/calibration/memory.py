@@ -1,4 +1,4 @@
-"""Peak memory of a block: of the GPU where there is one in use, of the process otherwise."""
+"""Peak memory of a block: of the GPUs that the model is on, of the process if it is on none."""
 
 import re
 import resource
@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import nn
+
+from .devices import cuda_devices
 
 
 def process_peak_bytes() -> int:
@@ -20,20 +23,27 @@ def process_peak_bytes() -> int:
 
 
 class PeakMemory:
-    """`with PeakMemory() as memory: ...; memory.peak_bytes`.
+    """`with PeakMemory(model) as memory: ...; memory.peak_bytes`.
 
-    Without CUDA it is the process's high-water mark, which the block may not have raised: an upper bound.
+    On GPUs it is what torch allocated, of several their sum. On the CPU it is the process's high-water mark, which the
+    block may not have raised: an upper bound.
+
+    Args:
+        model: whose devices are measured.
     """
 
     peak_bytes: int = 0
 
+    def __init__(self, model: nn.Module) -> None:
+        self.devices = cuda_devices(model)
+
     def __enter__(self) -> 'PeakMemory':
-        if torch.cuda.is_initialized():
-            torch.cuda.reset_peak_memory_stats()
+        for device in self.devices:
+            torch.cuda.reset_peak_memory_stats(device)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if torch.cuda.is_initialized():
-            self.peak_bytes = torch.cuda.max_memory_allocated()
+        if self.devices:
+            self.peak_bytes = sum(torch.cuda.max_memory_allocated(device) for device in self.devices)
         else:
             self.peak_bytes = process_peak_bytes()

@@ -1,7 +1,6 @@
 """Quantize a model in place: swap the layers, run the steps of the recipe, switch the quantizers on."""
 
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -29,6 +28,7 @@ from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
 from .steps import LAYER_STEPS, MODEL_STEPS, PASSES, needs, step_options
 from .steps.weights import check_weight
+from .stopwatch import Stopwatch
 from .task import CalibrationTask, as_task, check_task
 
 OVERRIDE_KEYS = ('w_bits', 'a_bits')
@@ -95,10 +95,10 @@ def quantize_(
         notes=[recipe.note] if recipe.note else [],
     )  # fmt: skip
     model.eval()
-    started = time.perf_counter()
-    with PeakMemory() as memory, torch.no_grad(), full_precision():
+    stopwatch = Stopwatch(model, report.seconds)
+    with stopwatch.measure('total'), PeakMemory(model) as memory, torch.no_grad(), full_precision():
         guard = FunctionGuard() if same_function else None
-        with _timed(report.seconds, 'probe'):
+        with stopwatch.measure('probe'):
             usage = _probe(model, task, guard, full_account)
         plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {}, usage)
         if on_plan is not None:
@@ -111,15 +111,14 @@ def quantize_(
             for state in calibration.layers():
                 check_weight(state)
             while remaining and remaining[0][0]['type'] in KEEPS_WEIGHTS:
-                _run_stage(calibration, remaining.pop(0), report.seconds)
+                _run_stage(calibration, remaining.pop(0), stopwatch)
         for steps in remaining:
-            _run_stage(calibration, steps, report.seconds)
+            _run_stage(calibration, steps, stopwatch)
         for state in calibration.sites:
             state.activate()
     report.reconstruction, report.notes = calibration.units, [*report.notes, *calibration.notes]
     report.checks = {'same_function': guard.findings if guard else 'off', 'full_account': full_account or 'off'}
     report.layers = [state.report for state in calibration.sites]
-    report.seconds['total'] = time.perf_counter() - started
     report.peak_memory_bytes = memory.peak_bytes
     return report
 
@@ -302,18 +301,18 @@ def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
             yield from ([step] for step in steps)
 
 
-def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], seconds: dict[str, float]) -> None:
+def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], stopwatch: Stopwatch) -> None:
     if steps[0]['type'] not in PASSES:
-        with _timed(seconds, 'probe'):
+        with stopwatch.measure('probe'):
             calibration.prove()
     if steps[0]['type'] in MODEL_STEPS:
-        with _timed(seconds, steps[0]['type']):
+        with stopwatch.measure(steps[0]['type']):
             MODEL_STEPS[steps[0]['type']](calibration, **step_options(steps[0]))
         return
     for state in track(calibration.progress, calibration.layers(), ' + '.join(s['type'] for s in steps)):
         _begin(state)
         for step in steps:
-            with _timed(seconds, step['type']):
+            with stopwatch.measure(step['type']):
                 LAYER_STEPS[step['type']](state, **step_options(step))
         _finish(state)
 
@@ -332,16 +331,3 @@ def _finish(state: SiteState) -> None:
         state.record(final)
     state.record_sqnr(final)
     state.finish()
-
-
-class _timed:
-    """Add the seconds of a block to `seconds[name]`."""
-
-    def __init__(self, seconds: dict[str, float], name: str) -> None:
-        self.seconds, self.name = seconds, name
-
-    def __enter__(self) -> None:
-        self.started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds[self.name] = self.seconds.get(self.name, 0.0) + time.perf_counter() - self.started

@@ -24,9 +24,9 @@ class UnitStore:
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """Return what was saved under `name`, or None."""
+        """Return what was saved under `name`, in main memory wherever it was computed, or None."""
         path = self._path(name)
-        return torch.load(path, weights_only=True) if path.exists() else None
+        return torch.load(path, map_location='cpu', weights_only=True) if path.exists() else None
 
     def save(self, name: str, content: Mapping[str, Any]) -> None:
         """Write tensors and numbers under `name`, whole or not at all."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ...core.histogram import Histogram
@@ -26,9 +27,8 @@ def fit_activations(calibration: Calibration) -> None:
     """
     quantizers, observers = [], []
     for state in calibration.sites:
-        device = next(calibration.model.parameters()).device
         for quantizer, spec, role in zip(state.quantizers(), state.input_specs, state.site.roles, strict=True):
-            histogram = _new_histogram(state, spec, device)
+            histogram = _new_histogram(state, spec, quantizer.scale.device)
             state.histograms.append(histogram)
             quantizers.append(quantizer)
             observers.append(_observer(f'{state.name} ({role})', quantizer, histogram))
@@ -38,7 +38,7 @@ def fit_activations(calibration: Calibration) -> None:
     warn_of_inputs(calibration)
 
 
-def _new_histogram(state: SiteState, spec: QuantSpec, device: object) -> Histogram:
+def _new_histogram(state: SiteState, spec: QuantSpec, device: torch.device) -> Histogram:
     if spec.granularity == 'channel':
         return Histogram(state.layer.weight_matrix().shape[1], CHANNEL_BINS, device)
     return Histogram(1, TENSOR_BINS, device)
