@@ -3,8 +3,8 @@
     python tools/measure_cost.py                                  # Mask R-CNN Swin-T, random weights, 800x1216
     python tools/measure_cost.py --image photo.jpg --recipe repq --threads 2
 
-Times are ratios to float forwards of the same detector, measured alternately in one run. Memory is measured in
-processes of its own.
+Times are ratios to float forwards of the same detector, measured alternately in one run, on a GPU where there is one.
+Memory is measured in processes of its own: what torch allocated on the GPU, or the size of the process.
 """
 
 import argparse
@@ -14,7 +14,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ import torch
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.table import Table
@@ -31,10 +31,11 @@ from torch import nn
 
 import erq_mm
 import erq_mm.engine  # noqa: F401
-from erq_mm.calibration.memory import process_peak_bytes
+from erq_mm.calibration.memory import PeakMemory
 from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
 from erq_mm.calibration.recipes import repq, resolve_recipe
 from erq_mm.calibration.steps import MODEL_STEPS
+from erq_mm.calibration.stopwatch import Stopwatch
 from erq_mm.engine.detector import DetectorTask
 from erq_mm.engine.evaluation import load_config
 
@@ -52,6 +53,7 @@ def main() -> None:
     parser.add_argument('--scope', default='linears')
     parser.add_argument('--repeat', type=int, default=5, help='timed forwards of each kind')
     parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--device', default=get_device(), help='default: %(default)s')
     parser.add_argument('--peak-of', type=int, metavar='IMAGES', help='only print the memory peaks as JSON')
     parser.add_argument('--json', type=Path, help='also write the figures here')
     args = parser.parse_args()
@@ -74,7 +76,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace) -> dict[str, float]:
     """Return all figures by name."""
-    model, image = build_model(args.config), build_image(args, 0)
+    model, image = build_model(args.config).to(args.device), build_image(args, 0)
     forward(model, image)  # warm-up
     before = [seconds_of(forward, model, image) for _ in range(3)]
     quantized = copy.deepcopy(model)
@@ -133,10 +135,12 @@ def forward(model: nn.Module, image: dict[str, Any]) -> None:
     model.test_step(pseudo_collate([copy.deepcopy(image)]))
 
 
-def seconds_of(function: Any, *arguments: Any) -> float:
-    started = time.perf_counter()
-    function(*arguments)
-    return time.perf_counter() - started
+def seconds_of(function: Any, model: nn.Module, *arguments: Any) -> float:
+    """Return how long `function(model, *arguments)` takes, until its results are there."""
+    stopwatch = Stopwatch(model, {})
+    with stopwatch.measure('forward'):
+        function(model, *arguments)
+    return stopwatch.seconds['forward']
 
 
 def quantize(model: nn.Module, images: list[dict[str, Any]], args: argparse.Namespace) -> erq_mm.Report:
@@ -146,13 +150,13 @@ def quantize(model: nn.Module, images: list[dict[str, Any]], args: argparse.Name
 
 
 def memory_peaks(args: argparse.Namespace, images: int) -> dict[str, int]:
-    """Return high-water marks of this process in bytes: after float forwards, and after calibration."""
-    model, pictures = build_model(args.config), [build_image(args, i) for i in range(images)]
-    for picture in pictures:
-        forward(model, picture)
-    float_peak = process_peak_bytes()
-    quantize(model, pictures, args)
-    peak = process_peak_bytes()
+    """Return high-water marks in bytes: of float forwards, and of calibration."""
+    model, pictures = build_model(args.config).to(args.device), [build_image(args, i) for i in range(images)]
+    with PeakMemory(model) as memory:
+        for picture in pictures:
+            forward(model, picture)
+    float_peak = memory.peak_bytes
+    peak = quantize(model, pictures, args).peak_memory_bytes
     return {'float_peak': float_peak, 'peak': peak, 'above_float': peak - float_peak}
 
 

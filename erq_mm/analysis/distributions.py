@@ -8,7 +8,7 @@ QUANTILES = (0.0, 0.01, 0.25, 0.5, 0.75, 0.99, 1.0)
 
 def channel_quantiles(rows: Tensor, quantiles: tuple[float, ...] = QUANTILES) -> Tensor:
     """Return the quantiles of every channel: rows (N, channels) -> (quantiles, channels)."""
-    return torch.quantile(rows.float(), torch.tensor(quantiles), dim=0)
+    return torch.quantile(rows.float(), torch.tensor(quantiles, device=rows.device), dim=0)
 
 
 def range_spread(quantiles: Tensor) -> float:

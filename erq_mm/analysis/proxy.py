@@ -50,12 +50,13 @@ def gaussian(rows: Tensor) -> tuple[Tensor, Tensor]:
 def random_rounding_errors(weight: Tensor, bits: int, trials: int, seed: int) -> Tensor:
     """Return d = w_q - w of random rows of `weight`, (trials, in): rounded to nearest, then a random share flipped.
 
-    A flip takes the neighbour on the other side; the share of flipped entries is uniform in 0..1/2 per trial.
+    A flip takes the neighbour on the other side; the share of flipped entries is uniform in 0..1/2 per trial. The draws
+    are the same on every device.
     """
     generator = torch.Generator().manual_seed(seed)
-    chosen = weight[torch.randint(len(weight), (trials,), generator=generator)]
+    chosen = weight[torch.randint(len(weight), (trials,), generator=generator).to(weight.device)]
     scale, _ = affine_parameters(chosen.amin(1), chosen.amax(1), 2**bits - 1)
     nearest = torch.round(chosen / scale[:, None]) - chosen / scale[:, None]
     share = torch.rand(trials, 1, generator=generator) / 2
-    flipped = torch.rand(nearest.shape, generator=generator) < share
+    flipped = (torch.rand(nearest.shape, generator=generator) < share).to(weight.device)
     return torch.where(flipped, nearest - torch.where(nearest > 0, 1.0, -1.0), nearest) * scale[:, None]

@@ -9,6 +9,7 @@ import torch
 from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.device import get_device
 from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
@@ -31,12 +32,12 @@ Outcome = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def load_detector(detector: Detector) -> tuple[Config, nn.Module]:
-    """Return the config and the float model, in eval mode."""
+    """Return the config and the float model, in eval mode, on the device that an evaluation would take."""
     init_default_scope('mmdet')
     config = detector.load_config()
     model = MODELS.build(config.model)
     load_checkpoint(model, detector.checkpoint, map_location='cpu')
-    return config, model.eval()
+    return config, model.eval().to(get_device())
 
 
 def run_operations(cell: Cell) -> Outcome:
@@ -62,7 +63,7 @@ def run_distributions(cell: Cell) -> Outcome:
     for when, recorded in rows.items():
         for title, name in names.items():
             quantiles = channel_quantiles(recorded[name])
-            arrays[f'{title}|{when}'] = quantiles.numpy()
+            arrays[f'{title}|{when}'] = quantiles.cpu().numpy()
             spread[f'{title}|{when}'] = range_spread(quantiles)
     return {'layers': names, 'quantiles': QUANTILES, 'range_spread': spread}, arrays
 
@@ -82,7 +83,7 @@ def run_proxy(cell: Cell) -> Outcome:
         weight = quantized.get_submodule(name).weight_matrix()
         trials = compare_proxy(weight, calibration[title], others[title], cell.w_bits, TRIALS, cell.seed)
         for field in ('proxy', 'calibration_error', 'other_error'):
-            arrays[f'{title}|{field}'] = getattr(trials, field).numpy()
+            arrays[f'{title}|{field}'] = getattr(trials, field).cpu().numpy()
     return {'layers': names, 'bits': [cell.w_bits, cell.a_bits], 'other_images': OTHER_IMAGES}, arrays
 
 

@@ -1,5 +1,7 @@
 """Scalars that say how good a detector's outputs are, without labels: the float model's own outputs are the target."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -24,22 +26,36 @@ def detector_loss(model: nn.Module, data: dict[str, Any], detections: InstanceDa
     """
     (sample,) = data['data_samples']
     sample = sample.clone()
-    sample.gt_instances = _ground_truth(detections, data['inputs'].shape[-2:])
+    sample.gt_instances = _ground_truth(detections, data['inputs'].shape[-2:], data['inputs'].device)
     sample.ignored_instances = InstanceData(
         bboxes=sample.gt_instances.bboxes.new_zeros(0, 4), labels=sample.gt_instances.labels.new_zeros(0)
     )
-    numpy_state = np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        np.random.seed(seed)
+    with _seeded(seed, data['inputs'].device):
         losses = model.loss(data['inputs'], [sample])
-    np.random.set_state(numpy_state)
     return model.parse_losses(losses)[0]
 
 
-def _ground_truth(detections: InstanceData, size: tuple[int, int]) -> InstanceData:
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed NumPy, the CPU and one GPU while the block runs; the user's random numbers go on as if it had not.
+
+    Others are left alone, which `torch.manual_seed` would not do: it seeds every GPU.
+    """
+    gpus = [device] if device.type == 'cuda' else []
+    numpy_state = np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=gpus):
+            np.random.seed(seed)
+            torch.default_generator.manual_seed(seed)
+            for gpu in gpus:
+                torch.cuda.default_generators[gpu.index].manual_seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+
+
+def _ground_truth(detections: InstanceData, size: tuple[int, int], device: torch.device) -> InstanceData:
     if not len(detections):
-        device = next(iter(detections.all_items()))[1].device if len(detections.keys()) else 'cpu'
         return InstanceData(
             bboxes=torch.zeros(0, 4, device=device),
             labels=torch.zeros(0, dtype=torch.long, device=device),
