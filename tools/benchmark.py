@@ -23,7 +23,7 @@ import erq_mm.engine  # noqa: F401
 from erq_mm.benchmark.cells import Store
 from erq_mm.benchmark.detectors import prepare_data
 from erq_mm.benchmark.provenance import available_cores
-from erq_mm.benchmark.scheduler import Failure, Scheduler
+from erq_mm.benchmark.scheduler import Failure, Scheduler, visible_gpus
 from erq_mm.benchmark.session import cells_by_key, failure_text, html_path, missing_cells, write_studies
 from erq_mm.benchmark.study import COLUMNS, FIGURES, FLOAT, Study, build_study, load_study
 from erq_mm.benchmark.tables import console_table
@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     grid.add_argument('--figures', nargs='*', help=f'plots: {", ".join(FIGURES)}')
     grid.add_argument('--title', help='heading')
     run = parser.add_argument_group('run')
-    run.add_argument('--jobs', type=int, default=1, help='cells side by side; times are honest with 1 (default: 1)')
+    run.add_argument('--jobs', type=int, default=1, help='cells at a time, over all GPUs; times are honest with 1')
     run.add_argument('--threads', type=int, help='per cell (default: OMP_NUM_THREADS, or cores // jobs)')
     run.add_argument('--cells', type=Path, default=Path('work_dirs/benchmark/cells'), help='folder of the cells')
     run.add_argument('--out', type=Path, default=Path('work_dirs/benchmark/results'), help='folder of tables and plots')
@@ -120,7 +120,7 @@ def run_cells(cells: list, store: Store, args: argparse.Namespace, console: Cons
         return []
     with new_progress() as progress:
         try:
-            return Scheduler(store, args.jobs, threads, progress).run(cells)
+            return Scheduler(store, args.jobs, threads, progress, gpus=visible_gpus()).run(cells)
         except KeyboardInterrupt:
             progress.stop()
             console.print('interrupted: finished cells are kept, the same command goes on from there')

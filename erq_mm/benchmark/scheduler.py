@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from rich.progress import Progress, TaskID
 
 from .cells import Cell, Store
@@ -18,6 +20,13 @@ from .storage import write_json
 POLL_SECONDS = 0.1
 TAIL_LINES = 12
 WORKER = (sys.executable, '-m', 'erq_mm.benchmark.worker')
+
+
+def visible_gpus() -> list[str]:
+    """Return the GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    count = torch.cuda.device_count()
+    named = os.environ.get('CUDA_VISIBLE_DEVICES')
+    return [name.strip() for name in named.split(',')][:count] if named else [str(index) for index in range(count)]
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class _Running:
     cell: Cell
     process: subprocess.Popen
     task: TaskID
+    gpu: str | None
 
 
 class Scheduler:
@@ -45,12 +55,19 @@ class Scheduler:
         threads: of each process.
         progress: a started display.
         command: what is run, with the path of a request file as its last argument (see `worker.main`).
+        gpus: `visible_gpus`; every process sees one of them, the one with the fewest processes.
     """
 
     def __init__(
-        self, store: Store, jobs: int, threads: int, progress: Progress, command: Sequence[str] = WORKER
+        self,
+        store: Store,
+        jobs: int,
+        threads: int,
+        progress: Progress,
+        command: Sequence[str] = WORKER,
+        gpus: Sequence[str] = (),
     ) -> None:
-        self.store, self.jobs, self.threads = store, jobs, threads
+        self.store, self.jobs, self.threads, self.gpus = store, jobs, threads, gpus
         self.progress, self.command = progress, command
         self._running: list[_Running] = []
 
@@ -83,17 +100,24 @@ class Scheduler:
                 'jobs': self.jobs,
             },
         )
-        threads = {name: str(self.threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
+        environment = os.environ | {name: str(self.threads) for name in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS')}
+        gpu = self._freest_gpu()
+        if gpu is not None:
+            environment['CUDA_VISIBLE_DEVICES'] = gpu
         with open(log, 'w') as output:
             process = subprocess.Popen(
                 [*self.command, str(request)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | threads,
+                env=environment,
                 start_new_session=True,  # a group of its own, so that its data loaders end with it
             )
-        self._running.append(_Running(cell, process, self.progress.add_task(f'  {cell.name}', total=None)))
+        self._running.append(_Running(cell, process, self.progress.add_task(f'  {cell.name}', total=None), gpu))
+
+    def _freest_gpu(self) -> str | None:
+        taken = Counter(job.gpu for job in self._running)
+        return min(self.gpus, key=lambda gpu: taken[gpu], default=None)
 
     def _finish(self, job: _Running) -> list[Failure]:
         self._forget(job)

@@ -11,7 +11,7 @@ import pytest
 
 from erq_mm.benchmark.cells import Cell, Store
 from erq_mm.benchmark.detectors import Detector
-from erq_mm.benchmark.scheduler import Scheduler
+from erq_mm.benchmark.scheduler import Scheduler, visible_gpus
 from erq_mm.benchmark.session import failure_text, missing_cells
 from erq_mm.calibration.progress import new_progress
 
@@ -26,8 +26,12 @@ if seed == 666:
 if seed == 99:
     time.sleep(60)
 pathlib.Path(request['arrays']).write_bytes(b'')
-threads = os.environ['OMP_NUM_THREADS']
-pathlib.Path(request['result']).write_text(json.dumps({'seed': seed, 'threads': threads, 'jobs': request['jobs']}))
+result = {'seed': seed, 'threads': os.environ['OMP_NUM_THREADS'], 'jobs': request['jobs']}
+result |= {'gpu': os.environ['CUDA_VISIBLE_DEVICES']} if 'CUDA_VISIBLE_DEVICES' in os.environ else {}
+if seed >= 1000:
+    while len(list(pathlib.Path(request['work_dir']).parent.glob('*.work.pid'))) < 4:
+        time.sleep(0.01)
+pathlib.Path(request['result']).write_text(json.dumps(result))
 """
 
 
@@ -49,10 +53,10 @@ def make_cell(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Cell]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Callable[..., list]:
-    def start(cells: list[Cell], jobs: int = 2) -> list:
+    def start(cells: list[Cell], jobs: int = 2, gpus: tuple[str, ...] = ()) -> list:
         worker = [sys.executable, '-c', WORKER]
         with new_progress(enabled=False) as progress:
-            return Scheduler(Store(tmp_path), jobs, 3, progress, worker).run(cells)
+            return Scheduler(Store(tmp_path), jobs, 3, progress, worker, gpus).run(cells)
 
     return start
 
@@ -99,6 +103,27 @@ def test_an_interrupt_kills_the_cells_in_work_and_loses_only_those(
     assert not list(tmp_path.glob('*.work')) and not list(tmp_path.glob('*.request.json'))
     with pytest.raises(ProcessLookupError):
         os.kill(int(pid_file.read_text()), 0)
+
+
+def test_cells_are_spread_over_the_gpus(make_cell: Callable, run: Callable, tmp_path: Path) -> None:
+    """Four side by side on two GPUs: two see either of them, and only that one."""
+    cells = [make_cell(1000 + index) for index in range(4)]
+    assert run(cells, jobs=4, gpus=('3', 'GPU-abc')) == []
+    assert sorted(Store(tmp_path).read(cell)['gpu'] for cell in cells) == ['3', '3', 'GPU-abc', 'GPU-abc']
+
+
+@pytest.mark.parametrize(
+    ('named', 'count', 'expected'),
+    [(None, 0, []), (None, 2, ['0', '1']), ('5, GPU-abc', 2, ['5', 'GPU-abc']), ('5,-1,6', 1, ['5']), ('', 0, [])],
+)
+def test_gpus_are_called_as_the_user_calls_them(
+    named: str | None, count: int, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
+    if named is not None:
+        monkeypatch.setenv('CUDA_VISIBLE_DEVICES', named)
+    monkeypatch.setattr('torch.cuda.device_count', lambda: count)
+    assert visible_gpus() == expected
 
 
 def test_refresh_runs_cells_of_other_code(make_cell: Callable, tmp_path: Path) -> None:
