@@ -239,8 +239,8 @@ def _sample_tensor(tensor: Tensor, count: int) -> Tensor:
     if size <= count:
         return tensor.detach().reshape(-1).float().cpu()
     places = (torch.arange(1, count + 1, dtype=torch.float64) * GOLDEN % 1 * size).long().clamp_(max=size - 1)
-    index = torch.unravel_index(places.to(tensor.device), tensor.shape)
-    return tensor.detach()[index].float().cpu()
+    index = torch.stack(torch.unravel_index(places, tensor.shape)).to(tensor.device)
+    return tensor.detach()[index.unbind()].float().cpu()
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

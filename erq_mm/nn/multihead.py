@@ -32,7 +32,8 @@ class QuantMultiheadAttention(nn.Module):
         biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
         self.q_proj, self.k_proj, self.v_proj = (_linear(w, b) for w, b in zip(weights, biases, strict=True))
         self.out_proj = attention.out_proj
-        self.query_key, self.probability_value = query_key, probability_value
+        device = attention.out_proj.weight.device
+        self.query_key, self.probability_value = query_key.to(device), probability_value.to(device)
         self.train(attention.training)
 
     def forward(

@@ -54,7 +54,7 @@ def test_analysis_cells_run_where_the_evaluation_would(kind: str, monkeypatch: p
         monkeypatch.setattr(analyses, 'INPUTS', {'fc1': '5'})
         monkeypatch.setattr(analyses, 'MODELS', _Models())
         monkeypatch.setattr(analyses, 'load_checkpoint', lambda *_, **__: None)
-        monkeypatch.setattr(analyses, 'build_calibration_images', lambda *_: [_image()])
+        monkeypatch.setattr(analyses, 'build_calibration_images', lambda *_: SimpleNamespace(samples=[_image()]))
         _, arrays = analyses.ANALYSES[kind](_cell())
     assert all(isinstance(array, np.ndarray) and np.isfinite(array).all() for array in arrays.values())
 
