@@ -102,7 +102,7 @@ def test_the_way_of_evaluation_does_not_change_the_quantization(
     assert metrics['finite'] == metrics['instances'] > 0
     if variant == 'checkpointed blocks':
         assert metrics == plain[1]
-    else:
+    elif variant != 'test-time augmentation':  # which keeps more detections
         assert metrics['score'] == pytest.approx(plain[1]['score'], rel=0.2)
 
 
