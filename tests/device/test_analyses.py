@@ -1,6 +1,7 @@
 """Analyses, peak memory, clocks and random numbers where the model is on a GPU."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,8 +83,6 @@ def _image() -> dict[str, Any]:
 
 
 def _cell() -> Any:
-    from types import SimpleNamespace
-
     detector = SimpleNamespace(load_config=lambda: SimpleNamespace(model=None), checkpoint='')
     return SimpleNamespace(detector=detector, images=1, seed=0, a_bits=8, w_bits=4)
 
