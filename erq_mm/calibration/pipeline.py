@@ -19,6 +19,7 @@ from ..nn.swap import swap_
 from ..nn.usage import Usage, observe_usage
 from .account import account
 from .checks import check_steps
+from .devices import check_devices
 from .function_guard import FunctionGuard
 from .memory import PeakMemory
 from .progress import track
@@ -86,6 +87,7 @@ def quantize_(
     recipe, task = resolve_recipe(recipe), as_task(run_calibration)
     plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})  # every error that needs no forward
     check_task(task, model, needs(recipe), recipe.name, recipe.images)
+    check_devices(model, task)
     store = None
     if work_dir is not None:
         settings = dict(vars(recipe), bits=[w_bits, a_bits], scope=scope, overrides=overrides, seed=seed)
