@@ -7,8 +7,9 @@ setup:
 demo: setup
 	@$(PYTHON_ENV) tools/demo.py
 
+# two processes of one thread each: faster on 2 cores than one process of two
 test: setup
-	@$(PYTHON_ENV) -m pytest
+	@OMP_NUM_THREADS=1 $(PYTHON_ENV) -m pytest -n 2
 
 test-slow: setup
 	@$(PYTHON_ENV) -m pytest -m slow

@@ -1,5 +1,6 @@
 """Fixtures shared by all tests: real COCO images where they are present, and a small generated set."""
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,13 @@ import torch
 
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / 'shared' / 'data'
+
+
+def free_port() -> int:
+    """Return a port that no process listens on: tests run beside each other."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ..conftest import ROOT
+from ..conftest import ROOT, free_port
 from .conftest import CHECKPOINT, CONFIG
 
 
@@ -14,7 +14,7 @@ def run(work_dir: Path, options: list[str], processes: int) -> dict:
     launcher = [str(ROOT / 'tools/dist_test.sh'), CONFIG, CHECKPOINT, str(processes)]
     single = [sys.executable, str(ROOT / 'tools/test.py'), CONFIG, CHECKPOINT]
     command = single if processes == 1 else launcher
-    environment = os.environ | {'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PORT': '29641'}
+    environment = os.environ | {'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PORT': str(free_port())}
     done = subprocess.run(
         [*command, '--recipe', 'erq', '--work-dir', str(work_dir), '--cfg-options', *options],
         env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT,

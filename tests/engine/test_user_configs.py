@@ -99,6 +99,7 @@ def test_validation_without_a_test_loader_and_a_note_about_its_image(tiny_shapes
     runner.val()
     (report,) = [hook.report for hook in runner.hooks if hasattr(hook, 'report')]
     assert report.calibration == {'image_ids': [7], 'split': 'train'}
-    (note,) = report.notes
+    note, *others = report.notes
     assert note.startswith('calibration image 7 is tiny for the model')
+    assert all(other.startswith('degenerate calibration (images [7])') for other in others)
     assert f'note: {note}' in summary(report)

@@ -1,7 +1,6 @@
 """Ranks that wait for rank 0: as long as it takes, and no longer than it lives."""
 
 import os
-import socket
 import threading
 import time
 from datetime import timedelta
@@ -17,6 +16,8 @@ from erq_mm.calibration.pipeline import plan_quantization, quantize_
 from erq_mm.calibration.recipes import resolve_recipe
 from erq_mm.engine import waiting
 from erq_mm.engine.distribution import on_rank_zero, quantize_on_all_ranks
+
+from ..conftest import free_port
 
 TIMEOUT = 2.0  # of the collectives; the work takes longer
 
@@ -66,9 +67,7 @@ def _rank(rank: int, port: int, folder: Path) -> None:
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two ranks wrote, rank 0 of which hosts the store, as without torchrun."""
     folder = tmp_path_factory.mktemp('ranks')
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [mp.get_context('spawn').Process(target=_rank, args=(rank, port, folder)) for rank in (0, 1)]
     for process in ranks:
         process.start()

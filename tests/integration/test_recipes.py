@@ -52,10 +52,10 @@ def _predictions(model: torch.nn.Module, task: DetectorTask) -> list[torch.Tenso
 
 
 def test_the_hook_takes_as_many_images_as_the_recipe_needs() -> None:
-    assert ERQHook(recipe='erq').calibration.num_images == 1
-    assert ERQHook(recipe='qdrop_fast').calibration.num_images == 8
-    assert ERQHook(recipe='qdrop', calibration=dict(seed=3)).calibration.num_images == 256
-    assert ERQHook(recipe='qdrop_fast', calibration=dict(num_images=20)).calibration.num_images == 20
+    assert ERQHook(recipe='erq').quantization.calibration.num_images == 1
+    assert ERQHook(recipe='qdrop_fast').quantization.calibration.num_images == 8
+    assert ERQHook(recipe='qdrop', calibration=dict(seed=3)).quantization.calibration.num_images == 256
+    assert ERQHook(recipe='qdrop_fast', calibration=dict(num_images=20)).quantization.calibration.num_images == 20
     with pytest.raises(
         ValueError, match=r"'qdrop' asks for at least 8 calibration images, calibration gives 2: set .*"
     ):
