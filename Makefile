@@ -9,7 +9,7 @@ demo: setup
 
 # two processes of one thread each: faster on 2 cores than one process of two
 test: setup
-	@OMP_NUM_THREADS=1 $(PYTHON_ENV) -m pytest -n 2
+	@OMP_NUM_THREADS=1 $(PYTHON_ENV) -m pytest -n 2 --dist worksteal
 
 test-slow: setup
 	@$(PYTHON_ENV) -m pytest -m slow

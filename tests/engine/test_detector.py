@@ -102,18 +102,18 @@ def test_an_image_without_proposals_still_has_a_loss(detector: tuple[nn.Module, 
     assert torch.isfinite(task.loss(model, 0))
 
 
-def test_reconstruction_of_a_detector(tiny_shapes: Path) -> None:
+@pytest.mark.parametrize('recipe', ['brecq', 'aphq', pytest.param('mgrq', marks=pytest.mark.slow)])
+def test_reconstruction_of_a_detector(recipe: str, tiny_shapes: Path) -> None:
     """Blocks with the loss and the predictions of the real detector, heads with remembered regions."""
     import erq_mm
 
-    for recipe in ('brecq', 'mgrq', 'aphq'):
-        model, images = load(NAMES[0], tiny_shapes)
-        task = DetectorTask(images, with_masks=False, progress=None, with_labels=recipe == 'brecq')
-        short = {'preset': 'fast', 'images': 1, 'iterations': 2, 'layer_iterations': 2}
-        report = erq_mm.quantize_(model, task, {'type': recipe} | short)
-        assert all(unit['after'] <= unit['before'] for unit in report.reconstruction)
-        assert not any('plain squared error' in note for note in report.notes)
-        assert sum(isinstance(m, QuantLinear) for m in model.modules()) > 40
-        assert not any(m.training for m in model.modules())
-        with differentiable(model):
-            assert all(torch.isfinite(p).all() for p in task.predict(model, 0))
+    model, images = load(NAMES[0], tiny_shapes)
+    task = DetectorTask(images, with_masks=False, progress=None, with_labels=recipe == 'brecq')
+    short = {'preset': 'fast', 'images': 1, 'iterations': 2, 'layer_iterations': 2}
+    report = erq_mm.quantize_(model, task, {'type': recipe} | short)
+    assert all(unit['after'] <= unit['before'] for unit in report.reconstruction)
+    assert not any('plain squared error' in note for note in report.notes)
+    assert sum(isinstance(m, QuantLinear) for m in model.modules()) > 40
+    assert not any(m.training for m in model.modules())
+    with differentiable(model):
+        assert all(torch.isfinite(p).all() for p in task.predict(model, 0))

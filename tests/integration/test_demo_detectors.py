@@ -53,7 +53,7 @@ def test_aqer_never_raises_and_wqer_beats_nearest_in_95_percent(name: str, scope
     assert sum(better) >= 0.95 * len(better)
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', [NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
 def test_memory_of_calibration_holds_no_activations(name: str, tiny_shapes: Path, monkeypatch) -> None:
     """What is kept of 2 images is what is kept of 1: sums, counts and samples of fixed size."""
     from erq_mm.calibration import pipeline
