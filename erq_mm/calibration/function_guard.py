@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -235,12 +236,18 @@ def _sample(values: Any, count: int) -> Tensor:
 
 
 def _sample_tensor(tensor: Tensor, count: int) -> Tensor:
-    size = tensor.numel()
-    if size <= count:
+    if tensor.numel() <= count:
         return tensor.detach().reshape(-1).float().cpu()
+    index = (part.to(tensor.device) for part in _places(tensor.shape, count))
+    return tensor.detach()[tuple(index)].float().cpu()
+
+
+@lru_cache(maxsize=512)
+def _places(shape: torch.Size, count: int) -> tuple[Tensor, ...]:
+    """Return where to look in a tensor, one index per dimension; the shapes of a forward recur."""
+    size = shape.numel()
     places = (torch.arange(1, count + 1, dtype=torch.float64) * GOLDEN % 1 * size).long().clamp_(max=size - 1)
-    index = torch.stack(torch.unravel_index(places, tensor.shape)).to(tensor.device)
-    return tensor.detach()[index.unbind()].float().cpu()
+    return torch.unravel_index(places, shape)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -1,5 +1,7 @@
 """Running histograms: the distribution of any number of values in memory that does not grow with them."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -57,11 +59,24 @@ class Histogram:
 
     def quantile(self, fraction: float) -> Tensor:
         """Return the value below which `fraction` of the values lie, float64 (num_channels,); exact at 0 and 1."""
+        return self.quantiles([fraction])[0]
+
+    def quantiles(self, fractions: Sequence[float]) -> list[Tensor]:
+        """Return `quantile` of every fraction; the counts are summed once."""
+        is_inside = any(0 < fraction < 1 for fraction in fractions)
+        cumulative = self._cumulative() if is_inside else None
+        return [self._quantile(fraction, cumulative) for fraction in fractions]
+
+    def _cumulative(self) -> Tensor:
+        # CUDA sums only integers deterministically
+        counts = self.counts if self.counts.device.type == 'cpu' else self.counts.long()
+        return counts.cumsum(1).double()
+
+    def _quantile(self, fraction: float, cumulative: Tensor | None) -> Tensor:
         if fraction <= 0:
             return self.minimum.double()
         if fraction >= 1:
             return self.maximum.double()
-        cumulative = self.counts.long().cumsum(1).double()  # CUDA sums only integers deterministically
         target = (fraction * cumulative[:, -1:]).contiguous()
         index = torch.searchsorted(cumulative, target).clamp_(max=self.num_bins - 1)
         inside = self.counts.gather(1, index).clamp(min=1)

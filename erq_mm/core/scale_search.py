@@ -25,8 +25,9 @@ def search_uniform_range(histogram: Histogram, spec: QuantSpec, *, contains_zero
         contains_zero: widen every candidate to contain zero, so that zero is exactly representable.
     """
     centres, best = histogram.centres(), None
-    for percentile in spec.percentiles:
-        low, high = histogram.quantile(1 - percentile), histogram.quantile(percentile)
+    lows = histogram.quantiles([1 - percentile for percentile in spec.percentiles])
+    highs = histogram.quantiles(spec.percentiles)
+    for low, high in zip(lows, highs, strict=True):
         if contains_zero:
             low, high = low.clamp(max=0), high.clamp(min=0)
         scale, zero_point = affine_parameters(low, high, spec.max_code)

@@ -19,6 +19,8 @@ HARMLESS = {
 # what decides about a forward even if the base class leaves it to nn.Module
 DECISIVE = {'forward', '__call__', '_call_impl', '__getattr__', '__getattribute__'}
 PLAIN_TYPES = (nn.Linear, nn.Conv2d, nn.modules.linear.NonDynamicallyQuantizableLinear)
+# their forward is that of torch, but for empty inputs under torch 1.5
+PLAIN_WRAPPERS = {'mmcv.cnn.bricks.wrappers.Linear', 'mmcv.cnn.bricks.wrappers.Conv2d'}
 PROBE_SCALES = (1.0, 3.0)
 PROBE_ROWS = 5
 
@@ -69,11 +71,13 @@ class PlainLayer:
 def as_plain_layer(layer: nn.Linear | nn.Conv2d) -> PlainLayer | str:
     """Return what a layer multiplies by, or the reason why it is no plain linear layer or convolution.
 
-    A layer of another type than `nn.Linear` and `nn.Conv2d`, or with hooks or parametrizations, is run on random inputs
-    of two magnitudes: if it is a plain layer with some other weight (standardised, normalised, parametrized), it is
-    taken for one with that weight; if it also changes its input, or depends on it otherwise, it is not plain.
+    A layer of another type than `nn.Linear`, `nn.Conv2d` and mmcv's wrappers of them, or with hooks or
+    parametrizations, is run on random inputs of two magnitudes: if it is a plain layer with some other weight
+    (standardised, normalised, parametrized), it is taken for one with that weight; if it also changes its input, or
+    depends on it otherwise, it is not plain.
     """
-    if type(layer) in PLAIN_TYPES and not has_own_behaviour(layer):
+    is_known = type(layer) in PLAIN_TYPES or type_name(layer) in PLAIN_WRAPPERS
+    if is_known and not has_own_behaviour(layer):
         return PlainLayer(layer.weight, layer.bias)
     was_training = layer.training
     layer.eval()
