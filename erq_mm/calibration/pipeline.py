@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -15,7 +15,7 @@ from torch import nn
 
 from ..core.spec import QuantSpec, check_bits
 from ..nn.structure import Site, find_sites
-from ..nn.swap import swap_
+from ..nn.swap import restored_on_error, swap_
 from ..nn.usage import Usage, observe_usage
 from .account import account
 from .checks import check_steps
@@ -107,7 +107,7 @@ def quantize_(
             on_plan(plan)
         report.float_layers = [{'name': name, 'reason': reason} for name, reason in plan.float_layers]
         remaining = list(stages(recipe))
-        with _float_again_on_error(model):
+        with restored_on_error(model):
             calibration = swap_for_calibration(model, plan, task, seed, progress)
             calibration.store, calibration.guard = store, guard
             for state in calibration.layers():
@@ -134,18 +134,6 @@ def _probe(model: nn.Module, task: CalibrationTask, guard: FunctionGuard | None,
         if usage is not None or guard is not None:
             task.forward(model, 0)
     return usage
-
-
-@contextmanager
-def _float_again_on_error(model: nn.Module) -> Iterator[None]:
-    """Put every module back in its place if the block fails; until a weight changes that is the float model again."""
-    places = [(parent, name, child) for parent in model.modules() for name, child in parent._modules.items()]
-    try:
-        yield
-    except BaseException:
-        for parent, name, child in places:
-            parent._modules[name] = child
-        raise
 
 
 class Plan:

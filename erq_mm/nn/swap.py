@@ -1,6 +1,7 @@
 """Put quantized modules into a model, in place, under the names of the modules they replace."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -79,3 +80,15 @@ def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> N
         for name, child in parent._modules.items():
             if child in replacements:
                 parent._modules[name] = replacements[child]
+
+
+@contextmanager
+def restored_on_error(model: nn.Module) -> Iterator[None]:
+    """Put every module back in its place if the block fails; until a weight changes that is the float model again."""
+    places = [(parent, name, child) for parent in model.modules() for name, child in parent._modules.items()]
+    try:
+        yield
+    except BaseException:
+        for parent, name, child in places:
+            parent._modules[name] = child
+        raise

@@ -1,0 +1,1 @@
+"""What leaves the process: packed checkpoints, integer modules, graphs."""
