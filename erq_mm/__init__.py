@@ -7,6 +7,17 @@ from .calibration.pipeline import quantize_
 from .calibration.recipes import RECIPES
 from .calibration.report import Report
 from .calibration.task import CalibrationTask, ClassifierTask
+from .export.checkpoint import save_quantized
+from .loading import load_quantized
 
 __version__ = '0.1.0'
-__all__ = ['RECIPES', 'CalibrationTask', 'ClassifierTask', 'Report', '__version__', 'quantize_']
+__all__ = [
+    'RECIPES',
+    'CalibrationTask',
+    'ClassifierTask',
+    'Report',
+    '__version__',
+    'load_quantized',
+    'quantize_',
+    'save_quantized',
+]

@@ -84,8 +84,13 @@ class Report:
             unfinished.unlink(missing_ok=True)
 
 
-def check_writable(path: Path) -> None:
-    """Raise OSError naming `path` unless a report can be written there; creates its folder."""
+def check_writable(path: Path, what: str = 'report', option: str = 'report=') -> None:
+    """Raise OSError naming `path` unless a file can be written there; creates its folder.
+
+    Args:
+        what: is to be written.
+        option: with which another path is chosen.
+    """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,5 +101,5 @@ def check_writable(path: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OSError(
-            f'the report cannot be written to {path} ({error}); choose another path with `report=`'
+            f'the {what} cannot be written to {path} ({error}); choose another path with `{option}`'
         ) from error

@@ -11,7 +11,10 @@ check_stack()
 from .checkpoints import allow_training_checkpoints  # noqa: E402
 from .hook import ERQHook  # noqa: E402
 from .inference import quantize_detector_  # noqa: E402
+from .quantized_detector import build_quantized_detector  # noqa: E402
+from .saved_checkpoints import register_loader  # noqa: E402
 
 allow_training_checkpoints()
+register_loader()
 
-__all__ = ['ERQHook', 'quantize_detector_']
+__all__ = ['ERQHook', 'build_quantized_detector', 'quantize_detector_']

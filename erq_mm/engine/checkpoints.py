@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..nn.layers import QuantLayer
 from ..nn.structure import find_sites
+from .saved_checkpoints import is_quantized
 
 QUANTIZER_KEY = 'input_quantizer.scale'
 
@@ -44,7 +45,10 @@ class CheckpointGuardHook(Hook):
     """Refuse a quantized checkpoint for a float model, where mmengine would only log unexpected keys."""
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        quantized = [key for key in checkpoint.get('state_dict', checkpoint) if key.endswith(QUANTIZER_KEY)]
+        state = checkpoint.get('state_dict', checkpoint)
+        if is_quantized(state):
+            return  # a float model refuses it by itself
+        quantized = [key for key in state if key.endswith(QUANTIZER_KEY)]
         if quantized and not any(isinstance(module, QuantLayer) for module in runner.model.modules()):
             raise ValueError(
                 f'the checkpoint is quantized ({len(quantized)} layers, e.g. {quantized[0]}) and the model is float: '
@@ -64,7 +68,7 @@ def check_float_checkpoint(model: nn.Module, checkpoint: Mapping[str, object], s
         ValueError: a quantized checkpoint, or missing, unexpected or wrongly shaped keys in those layers, listed.
     """
     state: Mapping[str, Tensor] = checkpoint.get('state_dict', checkpoint)
-    quantized = [key for key in state if key.endswith(QUANTIZER_KEY)]
+    quantized = [key for key in state if key.endswith(('.weight_packed', QUANTIZER_KEY))]
     if quantized:
         raise ValueError(
             f'the checkpoint is quantized already ({len(quantized)} layers, e.g. {quantized[0]}); '

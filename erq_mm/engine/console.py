@@ -1,8 +1,9 @@
-"""The table of what was quantized, at which bits, and what stayed float and why."""
+"""Tables for a person: what was quantized, at which bits, what stayed float and why, and what a saved model takes."""
 
 import io
 import re
 from collections import defaultdict
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..calibration.report import LayerReport, Report
+from ..export.sizes import SizeTable
 
 
 def summary(report: Report, width: int = 160) -> str:
@@ -38,6 +40,20 @@ def summary(report: Report, width: int = 160) -> str:
         *_checks(report.checks),
         *(f'note: {note}' for note in report.notes),
     ])  # fmt: skip
+
+
+def size_lines(sizes: SizeTable, path: Path, width: int = 100) -> str:
+    """Return the table of what everything in a saved model takes."""
+    table = Table(title=f'{path}')
+    table.add_column('part')
+    for column in ('layers', 'MB', 'MB in float32', 'smaller'):
+        table.add_column(column, justify='right')
+    for row in sizes.lines():
+        figures = f'{row.saved / 1e6:.2f}', f'{row.float32 / 1e6:.2f}', f'{row.ratio:.2f}x'
+        table.add_row(row.what, str(row.layers or ''), *figures)
+    text = io.StringIO()
+    Console(file=text, width=width).print(table)
+    return text.getvalue()
 
 
 def _checks(checks: dict[str, Any]) -> list[str]:

@@ -21,8 +21,10 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from ..calibration.recipes import FAST_RECIPES, RECIPES
+from ..export.container import is_ours
 from .checkpoints import CheckpointGuardHook
 from .image_sets import leaf_datasets
+from .quantized_detector import is_quantized_detector
 
 
 def main(description: str | None = None, arguments: list[str] | None = None) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser: mmdet's arguments and --recipe."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file, or a name like mmdet::swin/...')
-    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('checkpoint', help='float checkpoint, or a quantized model of tools/quantize.py')
     parser.add_argument('--work-dir', help='folder for logs and reports (default: work_dirs/<config name>)')
     parser.add_argument('--out', help='.pkl file for the predictions, to be evaluated offline')
     parser.add_argument('--show', action='store_true', help='show the predictions')
@@ -120,11 +122,31 @@ def prepare_config(args: argparse.Namespace, config: Config) -> Config:
         config.merge_from_dict(args.cfg_options)
     config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'
     config.load_from = args.checkpoint
+    if is_ours(args.checkpoint):
+        expect_quantized(config, args.recipe)
     if args.show or args.show_dir:
         config = trigger_visualization_hook(config, args)
     if args.tta:
         add_test_time_augmentation(config)
     return config
+
+
+def expect_quantized(config: Config, recipe: dict[str, Any] | None) -> None:
+    """Make the detector of a config one that a saved quantized model is loaded into.
+
+    Raises:
+        ValueError: a recipe is given as well.
+    """
+    if recipe is not None:
+        raise ValueError(
+            f'{config.load_from} is quantized already: leave --recipe out, or give the float checkpoint with it'
+        )
+    hooks = config.get('default_hooks') or {}
+    if hooks.pop('quantization', None) is not None:
+        print(f'{config.load_from} is quantized: the ERQHook of the config is not used')
+    if not is_quantized_detector(config.model):
+        config.model.detector = config.model.pop('type')
+        config.model.type = 'QuantizedDetector'
 
 
 def use_gloo_without_cuda(config: Config) -> None:

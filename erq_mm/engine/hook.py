@@ -11,6 +11,7 @@ from mmdet.engine.runner import TeacherStudentValLoop
 from mmengine.dist import is_main_process
 from mmengine.hooks import EMAHook, Hook, IterTimerHook
 from mmengine.logging import MMLogger
+from mmengine.model import BaseTTAModel
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from rich.progress import Progress
@@ -20,11 +21,13 @@ from ..calibration.degenerate import clipping_watched, warn_of_clipping
 from ..calibration.pipeline import Plan
 from ..calibration.recipes import RecipeLike
 from ..calibration.report import Report, check_writable
+from ..export.container import check_suffix
 from .checkpoints import check_float_checkpoint
-from .console import summary
+from .console import size_lines, summary
 from .distribution import on_rank_zero, quantize_on_all_ranks
 from .installed import InstalledModel
 from .quantization import DetectorQuantization
+from .saved_detectors import save_detector
 
 
 @HOOKS.register_module()
@@ -45,6 +48,7 @@ class ERQHook(Hook):
         overrides: layer pattern -> `dict(w_bits=8)` or `'float'`, in order.
         report: path; default `quantization.json` beside mmengine's log.
         work_dir: where reconstructions keep finished units, to go on from there after a kill; None keeps nothing.
+        save: file for the quantized detector (`.safetensors`, or `.pth`), as of tools/quantize.py; None saves nothing.
         same_function, full_account: the two checks of `quantize_` on the first calibration image.
     """
 
@@ -62,11 +66,12 @@ class ERQHook(Hook):
         work_dir: str | None = None,
         same_function: bool = True,
         full_account: bool = True,
+        save: str | None = None,
     ) -> None:
         self.quantization = DetectorQuantization(
             recipe, w_bits, a_bits, scope, calibration, overrides, work_dir, same_function, full_account
         )
-        self.report_path = report
+        self.report_path, self.save_path = report, None if save is None else check_suffix(save)
         self.report: Report | None = None
         self.shared_progress: Progress | None = None  # a display that is already running, else the hook starts one
         self._installed: InstalledModel | None = None
@@ -143,6 +148,9 @@ class ERQHook(Hook):
 
         def find_faults() -> None:
             check_writable(path)
+            if self.save_path is not None:
+                check_writable(self.save_path, 'quantized model', 'save=')
+                _check_has_own_pipeline(runner)
             self.quantization.prepare(model, runner.cfg, evaluated, self.shared_progress)
 
         on_rank_zero(find_faults)
@@ -155,6 +163,7 @@ class ERQHook(Hook):
         def calibrate() -> tuple[Report, Plan]:
             report, plan = self.quantization.run(model, self.shared_progress)
             report.write(path)
+            self._save(runner, model, report)
             return report, plan
 
         logger = MMLogger.get_current_instance()
@@ -168,6 +177,12 @@ class ERQHook(Hook):
         _retire_averaging(runner, logger)
         logger.info(f'\n{summary(self.report)}\nreport: {path}')
         _leave_out_of_iteration_times(runner, time.time() - started)
+
+    def _save(self, runner: Runner, model: nn.Module, report: Report) -> None:
+        if self.save_path is not None:
+            loop = runner.test_loop if runner.test_loop is not None else runner.val_loop
+            sizes = save_detector(model, self.save_path, report, runner.cfg, loop.dataloader.dataset.metainfo)
+            MMLogger.get_current_instance().info(f'\n{size_lines(sizes, self.save_path)}')
 
     def _path(self, runner: Runner) -> Path:
         return Path(self.report_path or Path(runner.log_dir) / 'quantization.json')
@@ -192,6 +207,14 @@ def _retire_averaging(runner: Runner, logger: MMLogger) -> None:
         runner._hooks = [hook for hook in runner.hooks if hook not in retired]
         names = ', '.join(type(hook).__name__ for hook in retired)
         logger.info(f'{names} put in the averaged weights, which are quantized now, and is retired: they stay')
+
+
+def _check_has_own_pipeline(runner: Runner) -> None:
+    if any(isinstance(module, BaseTTAModel) for module in runner.model.modules()):
+        raise ValueError(
+            'save= under test-time augmentation would save its pipeline as that of the detector: save without --tta '
+            '(or with tools/quantize.py), then evaluate the saved file with --tta'
+        )
 
 
 def _leave_out_of_iteration_times(runner: Runner, seconds: float) -> None:

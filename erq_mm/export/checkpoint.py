@@ -72,14 +72,26 @@ def load_into_(model: nn.Module, path: str | Path) -> Record:
     Raises:
         ValueError: a file that is damaged or does not fit the model, naming both and the first differences.
     """
-    contents = read(path)
+    record, tensors = load_record(path)
     try:
-        record = Record.from_json(contents.texts[MARK])
         with restored_on_error(model):
-            model.load_state_dict(rebuild_(model, record, contents.tensors))
+            model.load_state_dict(rebuild_(model, record, tensors))
     except ValueError as error:
         raise ValueError(f'{path} cannot be loaded: {error}') from error
     return record
+
+
+def load_record(path: str | Path) -> tuple[Record, State]:
+    """Return what a file says about the model, and its tensors as they are packed.
+
+    Raises:
+        FileNotFoundError, ValueError: as `container.read`; a newer format, or a malformed record.
+    """
+    contents = read(path)
+    try:
+        return Record.from_json(contents.texts[MARK]), contents.tensors
+    except ValueError as error:
+        raise ValueError(f'{path} cannot be loaded: {error}') from error
 
 
 def rebuild_(model: nn.Module, record: Record, tensors: Mapping[str, Tensor]) -> State:
