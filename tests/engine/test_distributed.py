@@ -1,4 +1,4 @@
-"""Two processes give the AP of one, to the digit."""
+"""Two processes give the AP of one, to the digit, and so does the file that one of them saved."""
 
 import json
 import os
@@ -10,13 +10,13 @@ from ..conftest import ROOT, free_port
 from .conftest import CHECKPOINT, CONFIG
 
 
-def run(work_dir: Path, options: list[str], processes: int) -> dict:
-    launcher = [str(ROOT / 'tools/dist_test.sh'), CONFIG, CHECKPOINT, str(processes)]
-    single = [sys.executable, str(ROOT / 'tools/test.py'), CONFIG, CHECKPOINT]
+def run(work_dir: Path, checkpoint: str, arguments: list[str], processes: int) -> dict:
+    launcher = [str(ROOT / 'tools/dist_test.sh'), CONFIG, checkpoint, str(processes)]
+    single = [sys.executable, str(ROOT / 'tools/test.py'), CONFIG, checkpoint]
     command = single if processes == 1 else launcher
     environment = os.environ | {'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1', 'PORT': str(free_port())}
     done = subprocess.run(
-        [*command, '--recipe', 'erq', '--work-dir', str(work_dir), '--cfg-options', *options],
+        [*command, '--work-dir', str(work_dir), *arguments],
         env=environment, capture_output=True, text=True, timeout=300, cwd=ROOT,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -25,7 +25,11 @@ def run(work_dir: Path, options: list[str], processes: int) -> dict:
 
 
 def test_two_processes_equal_one(tmp_path: Path, data_options: list[str]) -> None:
-    one, two = (run(tmp_path / str(n), data_options, n) for n in (1, 2))
-    assert one == two
+    path = tmp_path / 'model.safetensors'
+    recipe = ['--recipe', 'erq', '--cfg-options', *data_options]
+    one = run(tmp_path / 'one', CHECKPOINT, recipe, 1)
+    two = run(tmp_path / 'two', CHECKPOINT, [*recipe, f'default_hooks.quantization.save={path}'], 2)
+    loaded = run(tmp_path / 'loaded', str(path), ['--cfg-options', *data_options], 2)
+    assert one == two == loaded
     assert one['coco/bbox_mAP'] > 0.1
-    assert len(list((tmp_path / '2').glob('*/quantization.json'))) == 1
+    assert len(list((tmp_path / 'two').glob('*/quantization.json'))) == 1
