@@ -8,6 +8,7 @@ from .calibration.recipes import RECIPES
 from .calibration.report import Report
 from .calibration.task import CalibrationTask, ClassifierTask
 from .export.checkpoint import save_quantized
+from .export.integer import deploy_
 from .loading import load_quantized
 
 __version__ = '0.1.0'
@@ -17,6 +18,7 @@ __all__ = [
     'ClassifierTask',
     'Report',
     '__version__',
+    'deploy_',
     'load_quantized',
     'quantize_',
     'save_quantized',
