@@ -176,6 +176,10 @@ def plan_quantization(
         if setting is None:
             plan.float_layers.append((site.name, 'override'))
             continue
+        reason = recipe.why_float(site)
+        if reason is not None:
+            plan.float_layers.append((site.name, reason))
+            continue
         plan.sites.append(site)
         plan.weight_specs[site.name] = recipe.weight_spec(site, setting['w_bits'])
         plan.input_specs[site.name] = tuple(_input_spec(recipe, site, role, setting) for role in site.roles)

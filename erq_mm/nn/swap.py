@@ -61,13 +61,16 @@ def swap_(
 def _is_replaced(name: str, module: nn.Module, wanted: Mapping[str, Site]) -> bool:
     """Whether a known module has a replacement, and a site that needs it.
 
-    A module that has products or makes layers is replaced for one of these, any other for a site inside it.
+    A module that makes layers is replaced for one of these or for its products, any other also for a site inside it:
+    its replacement and that of the module around it know each other.
     """
     part = part_of(module) if name else None
     if part is None or part.replacement is None:
         return False
     own = {*part.products, *part.makes} - set(module._modules)
-    return any(f'{name}.{child}' in wanted for child in own) if own else any(s.startswith(f'{name}.') for s in wanted)
+    if any(f'{name}.{child}' in wanted for child in own):
+        return True
+    return not part.makes and any(site.startswith(f'{name}.') for site in wanted)
 
 
 def _product(specs: tuple[QuantSpec, ...] | None) -> QuantMatMul:

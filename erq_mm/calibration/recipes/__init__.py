@@ -45,10 +45,11 @@ def spell_out(recipe: Mapping[str, Any]) -> dict[str, Any]:
 def resolve_recipe(recipe: RecipeLike) -> Recipe:
     """Return the recipe meant by a name, by `{'type': name, option: value}`, or by a list of steps.
 
-    `NAME_fast` is the recipe NAME with `preset='fast'`. A list of steps gets the quantizers of RepQ-ViT.
+    `NAME_fast` is the recipe NAME with `preset='fast'`. A list of steps gets the quantizers of RepQ-ViT. Besides its
+    own options every recipe has `deploy`: use only grids that integer kernels have (see `deployable`).
 
     Raises:
-        ValueError: unknown name or option, with those that exist.
+        ValueError: unknown name or option, with those that exist; a method that cannot be deployed.
     """
     if isinstance(recipe, Recipe):
         return recipe
@@ -59,10 +60,14 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
         name = options.pop('type', None)
         if name not in RECIPES:
             raise ValueError(f'unknown recipe {name!r}; recipes are {sorted(RECIPES)} and {sorted(FAST_RECIPES)}')
+        deploy = options.pop('deploy', False)
+        if not isinstance(deploy, bool):
+            raise ValueError(f'deploy of recipe {name!r} must be True or False, got {deploy!r}')
         try:
-            return RECIPES[name](**options)
+            built = RECIPES[name](**options)
         except TypeError as error:
             raise ValueError(f'recipe {name!r} with options {options}: {error}') from error
+        return built.for_deployment() if deploy else built
     steps = tuple(dict(step) for step in recipe)
     reparameterized = any(step.get('type') == 'reparameterize' for step in steps)
     activations = REPQ_ACTIVATIONS if reparameterized else {'post_softmax': REPQ_ACTIVATIONS['post_softmax']}

@@ -6,6 +6,7 @@ from typing import Any
 
 from ...core.spec import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
 from ...nn.structure import ROLES, Site
+from .deployable import DEPLOY_NOTE, check_deployable, why_float_in_deployment, with_kernel_grid
 
 IMAGE_BITS = 8  # the normalised image is quantized to 8 bits in all published protocols
 
@@ -22,6 +23,7 @@ class Recipe:
         qkv_weight: further fields of `QuantSpec` for the weights of qkv layers of window attention.
         images: the least number of calibration images the recipe works with.
         note: what the report has to say about the recipe, if anything.
+        deploy: use only grids that integer kernels have, see `deployable`. Every recipe takes it as an option.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Recipe:
     qkv_weight: Mapping[str, Any] = field(default_factory=dict)
     images: int = 1
     note: str = ''
+    deploy: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted((set(self.activations) | set(self.weights)) - set(ROLES))
@@ -47,6 +50,8 @@ class Recipe:
             raise ValueError(
                 f"recipe {self.name!r}: roles {channelwise} are fitted per channel: add the step 'reparameterize'"
             )
+        if self.deploy:
+            check_deployable(self.name, self.steps, self.activations, (self.weight, *self.weights.values()))
 
     def input_spec(self, role: str, a_bits: int) -> QuantSpec:
         """Return the spec of an activation quantizer."""
@@ -57,7 +62,20 @@ class Recipe:
         """Return the spec of a weight quantizer."""
         further = {} if site.is_merging else self.weights.get(site.roles[0], {})
         qkv = self.qkv_weight if site.is_qkv else {}
-        return QuantSpec(**{'bits': w_bits, 'granularity': 'row'} | dict(self.weight) | dict(further) | dict(qkv))
+        spec = QuantSpec(**{'bits': w_bits, 'granularity': 'row'} | dict(self.weight) | dict(further) | dict(qkv))
+        return with_kernel_grid(spec) if self.deploy else spec
+
+    def why_float(self, site: Site) -> str | None:
+        """Return the reason why the recipe leaves a site in scope float, or None."""
+        return why_float_in_deployment(site) if self.deploy else None
+
+    def for_deployment(self) -> 'Recipe':
+        """Return the recipe with grids that integer kernels have.
+
+        Raises:
+            ValueError: the method is one of other grids.
+        """
+        return replace(self, deploy=True, note='; '.join(filter(None, (self.note, DEPLOY_NOTE))))
 
     def with_images(self, images: int) -> 'Recipe':
         """Return the recipe asking for at least `images` calibration images."""

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ...nn.layers import QuantLinear
-from ...nn.recognition import has_own_behaviour
+from ...nn.recognition import has_own_behaviour, is_exactly
 from .modules import IntegerLinear
 
 ROWS_PER_CHUNK = 1024
+SEQUENTIAL = 'torch.nn.modules.container.Sequential'
 LINEARS = (nn.Linear, QuantLinear, IntegerLinear)
 ROW_WISE = (*LINEARS, nn.GELU, nn.ReLU, nn.SiLU, nn.Dropout, nn.Identity)  # all exactly of these types
 
@@ -46,15 +47,13 @@ def run_in_chunks_(model: nn.Module) -> list[str]:
 
 
 def _is_chunkable(module: nn.Module) -> bool:
-    if not _is_row_wise(module) or not isinstance(module, nn.Sequential):
+    if not is_exactly(module, SEQUENTIAL) or not _is_row_wise(module):
         return False
     linears = [layer for layer in module.modules() if isinstance(layer, LINEARS)]
     return len(linears) > 1 and any(isinstance(layer, IntegerLinear) for layer in linears)
 
 
 def _is_row_wise(module: nn.Module) -> bool:
-    if has_own_behaviour(module):
-        return False
-    if type(module) is nn.Sequential:
-        return all(_is_row_wise(child) for child in module)
-    return type(module) in ROW_WISE
+    if is_exactly(module, SEQUENTIAL):
+        return all(_is_row_wise(child) for child in module._modules.values())
+    return type(module) in ROW_WISE and not has_own_behaviour(module)

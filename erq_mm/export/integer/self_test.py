@@ -12,6 +12,10 @@ from .modules import IntegerLayer
 
 # Rounding errors of a float32 sum, as a share of the sum of magnitudes; integer sums have none
 TOLERANCE = 1e-5
+SATURATES = (
+    'this CPU has no VNNI instructions: it adds pairs of products in 16 bits, which two large weights exceed. Weights '
+    'of 7 bits with deploy=True, or of at most 6, run as integers here'
+)
 ROWS = (1, 37)  # kernels differ for one row and for several
 
 
@@ -24,10 +28,7 @@ def why_different(simulated: QuantLayer, integer: IntegerLayer) -> str | None:
     """
     pair = operators.largest_pair(integer.codes, integer.grid.max_code)
     if pair > operators.PAIR_LIMIT and operators.sums_saturate():
-        return (
-            f'this CPU has no VNNI instructions and adds products in 16 bits: two of this layer can make {pair}, '
-            f'{operators.PAIR_LIMIT} fits. Weights of 7 bits with deploy=True fit'
-        )
+        return SATURATES
     try:
         for x in _inputs(simulated, integer):
             expected, bound = simulated.forward(x), _magnitude(simulated, x)  # without the hooks of others

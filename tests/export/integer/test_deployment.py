@@ -137,7 +137,7 @@ def test_16_bit_sums_are_found_out(w_bits: int, fits: bool, monkeypatch) -> None
     result = erq_mm.deploy_(nn.Sequential(layer))
     assert bool(result.integer) is fits
     if not fits:
-        assert 'no VNNI' in result.simulated['0'] and '7 bits with deploy=True' in result.simulated['0']
+        assert 'no VNNI' in result.simulated['0'] and 'Weights of 7 bits with deploy=True' in result.simulated['0']
         monkeypatch.setattr(operators, 'sums_saturate', lambda: False)  # the comparison alone finds it as well
         result = erq_mm.deploy_(nn.Sequential(layer))
         assert 'differs from its simulation' in result.simulated['0']
