@@ -8,6 +8,7 @@ from .versions import check_stack
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
 check_stack()
 
+from .backends import BackendHook  # noqa: E402
 from .checkpoints import allow_training_checkpoints  # noqa: E402
 from .hook import ERQHook  # noqa: E402
 from .inference import quantize_detector_  # noqa: E402
@@ -17,4 +18,4 @@ from .saved_checkpoints import register_loader  # noqa: E402
 allow_training_checkpoints()
 register_loader()
 
-__all__ = ['ERQHook', 'build_quantized_detector', 'quantize_detector_']
+__all__ = ['BackendHook', 'ERQHook', 'build_quantized_detector', 'quantize_detector_']

@@ -20,8 +20,9 @@ from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from ..calibration.recipes import FAST_RECIPES, RECIPES
+from ..calibration.recipes import FAST_RECIPES, RECIPES, resolve_recipe
 from ..export.container import is_ours
+from .backends import BACKENDS
 from .checkpoints import CheckpointGuardHook
 from .image_sets import leaf_datasets
 from .quantized_detector import is_quantized_detector
@@ -50,7 +51,7 @@ def leave_together() -> None:
 
 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
-    """Return the parser: mmdet's arguments and --recipe."""
+    """Return the parser: mmdet's arguments, --recipe and --backend."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file, or a name like mmdet::swin/...')
     parser.add_argument('checkpoint', help='float checkpoint, or a quantized model of tools/quantize.py')
@@ -62,12 +63,21 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     parser.add_argument(
         '--recipe',
         type=parse_recipe,
-        metavar='NAME[_wXaY]',
+        metavar='NAME[_wXaY][_deploy]',
         help=f'quantize with this recipe ({", ".join(sorted(RECIPES))}), for example erq_w3a4; a bare name means w4a4; '
-        'methods that train have a short version, for example qdrop_fast',
+        'methods that train have a short version, for example qdrop_fast; with _deploy it has the grids of integer '
+        'kernels, for example erq_w8a8_deploy',
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, help='key=value pairs merged into the config, after --recipe'
+        '--backend',
+        choices=sorted(BACKENDS),
+        help='what runs the quantized model (default: simulated, in float); int8 are integers on the CPU',
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='key=value pairs merged into the config, after --recipe and --backend',
     )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation')
@@ -76,12 +86,12 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
 
 
 def parse_recipe(text: str) -> dict[str, Any]:
-    """Return recipe, w_bits and a_bits of `NAME[_wXaY]`.
+    """Return recipe, w_bits and a_bits of `NAME[_wXaY][_deploy]`.
 
     Raises:
-        argparse.ArgumentTypeError: unknown recipe, or bits outside 2..8.
+        argparse.ArgumentTypeError: unknown recipe, bits outside 2..8, or a method that cannot be deployed.
     """
-    match = re.fullmatch(r'(?P<name>.+?)(?:_w(?P<w>\d+)a(?P<a>\d+))?', text)
+    match = re.fullmatch(r'(?P<name>.+?)(?:_w(?P<w>\d+)a(?P<a>\d+))?(?P<deploy>_deploy)?', text)
     name, w_bits, a_bits = match['name'], int(match['w'] or 4), int(match['a'] or 4)
     if name not in RECIPES and name not in FAST_RECIPES:
         raise argparse.ArgumentTypeError(
@@ -90,7 +100,12 @@ def parse_recipe(text: str) -> dict[str, Any]:
     for what, bits in (('weight', w_bits), ('activation', a_bits)):
         if not 2 <= bits <= 8:
             raise argparse.ArgumentTypeError(f'{what} bits must be 2 to 8, got {bits} in {text!r}')
-    return {'recipe': name, 'w_bits': w_bits, 'a_bits': a_bits}
+    recipe = {'type': name, 'deploy': True} if match['deploy'] else name
+    try:
+        resolve_recipe(recipe)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return {'recipe': recipe, 'w_bits': w_bits, 'a_bits': a_bits}
 
 
 def load_config(name: str) -> Config:
@@ -109,8 +124,15 @@ def add_recipe(config: Config, quantization: dict[str, Any]) -> None:
         hooks.quantization[key] = value
 
 
+def add_backend(config: Config, name: str) -> None:
+    """Put a BackendHook into the config; one of the same back end that is there keeps its options."""
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    if (hooks.get('backend') or {}).get('backend') != name:
+        hooks.backend = dict(type='BackendHook', backend=name)
+
+
 def prepare_config(args: argparse.Namespace, config: Config) -> Config:
-    """Return the config with the command line merged into it, as mmdet's tool does; --recipe before --cfg-options."""
+    """Return the config with the command line merged into it, as mmdet's tool does, our own options first."""
     config.launcher = args.launcher
     if (
         config.get('default_scope', 'mmdet') is None
@@ -118,6 +140,8 @@ def prepare_config(args: argparse.Namespace, config: Config) -> Config:
         config.default_scope = 'mmdet'
     if args.recipe is not None:
         add_recipe(config, args.recipe)
+    if args.backend is not None:
+        add_backend(config, args.backend)
     if args.cfg_options:
         config.merge_from_dict(args.cfg_options)
     config.work_dir = args.work_dir or config.get('work_dir') or f'work_dirs/{Path(args.config).stem}'

@@ -2,8 +2,8 @@
 
 import copy
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +117,13 @@ class ERQHook(Hook):
             self._installed.check(unwrap(runner.model))
             self._is_checked = True
 
+    @contextmanager
+    def deliberate_change(self, model: nn.Module) -> Iterator[None]:
+        """Let the block change the quantized model, which must still be as installed; it is remembered anew after."""
+        self._installed.check(model)
+        yield
+        self._installed = InstalledModel(model)
+
     def _end_watch(self, runner: Runner, clipped_shares: Callable[[], dict[str, float]]) -> None:
         """Add to the report, on its disk as well, what the quantizers did to the first batch."""
         notes = warn_of_clipping(clipped_shares(), self.report.calibration['image_ids'])
@@ -124,8 +131,12 @@ class ERQHook(Hook):
         self._clipped_shares = None
         for note in notes:
             MMLogger.get_current_instance().warning(note)
+        self.add_notes(runner, notes)
+
+    def add_notes(self, runner: Runner, notes: list[str]) -> None:
+        """Add lines to the report, on the disk as well."""
+        self.report.notes += notes
         if notes and is_main_process():
-            self.report.notes += notes
             self.report.write(self._path(runner))
 
     def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:

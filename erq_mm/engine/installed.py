@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..core.quantizers import Quantizer
 from ..core.weight_grid import WeightGrid
+from ..export.integer import IntegerLayer
 from ..nn.attention import ShiftedWindows
 from ..nn.layers import QuantLayer
 from .two_stage import evaluated_part
@@ -33,7 +34,7 @@ class InstalledModel:
         Of a semi-supervised detector, the half that evaluation runs now must also be the one that was quantized.
         """
         name, evaluated = evaluated_part(model)
-        if name and not any(isinstance(module, QuantLayer) for module in evaluated.modules()):
+        if name and not any(isinstance(module, (QuantLayer, IntegerLayer)) for module in evaluated.modules()):
             raise RuntimeError(
                 f'evaluation runs {name} now, which is float: another part was quantized, the one it ran at the first '
                 'batch. Evaluate one of them per run (semi_test_cfg.predict_on, with a plain ValLoop or TestLoop)'
@@ -66,7 +67,7 @@ def _installed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield all parameters, and the buffers of quantized modules; others may change at test time."""
     yield from model.named_parameters()
     for name, module in model.named_modules():
-        if isinstance(module, (QuantLayer, Quantizer, ShiftedWindows)):
+        if isinstance(module, (QuantLayer, IntegerLayer, Quantizer, ShiftedWindows)):
             yield from module.named_buffers(name, recurse=False)
 
 
