@@ -10,7 +10,7 @@ from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from . import operators
 from .codes import InputGrid, IntegerWeight
 
-CHUNK = 2**16  # values that are quantized at a time: 256 KiB stay in the cache from the first pass to the last
+CHUNK = 2**17  # values that are quantized at a time: 512 KiB stay in the cache from the first pass to the last
 
 
 def encode_(codes: Tensor, x: Tensor, grid: InputGrid) -> None:
@@ -26,9 +26,10 @@ def encode_(codes: Tensor, x: Tensor, grid: InputGrid) -> None:
         return
     inverse, low, high = 1 / grid.scale, -grid.zero_point, grid.max_code - grid.zero_point
     step = max(1, CHUNK // max(size, 1))
-    for start in range(0, len(x), step):
-        values = (x[start : start + step] * inverse).round_().clamp_(low, high).add_(grid.zero_point)
-        codes[start : start + step].copy_(values)
+    # torch converts float32 to int8 several times as fast as to uint8; flipping the top bit adds 128
+    for part, values in zip(codes.view(torch.int8).split(step), x.split(step), strict=True):
+        part.copy_((values * inverse).round_().clamp_(low, high).add_(grid.zero_point - 128))
+    codes.bitwise_xor_(128)
 
 
 class IntegerLayer(nn.Module, ABC):
@@ -103,13 +104,30 @@ class IntegerLinear(IntegerLayer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in) to (..., out)."""
-        packed, rows = self.packed(), x.detach().reshape(-1, self.in_features).float()
+        rows = x.detach().reshape(-1, self.in_features).float()
         if not len(rows):
             return x.new_zeros(*x.shape[:-1], self.out_features)
+        return self.product(self.encode(rows)).view(*x.shape[:-1], self.out_features)
+
+    def encode(self, rows: Tensor) -> Tensor:
+        """Return the codes, uint8, of float32 (rows, in)."""
         codes = torch.empty(rows.shape, dtype=torch.uint8)
         encode_(codes, rows, self.grid)
-        output = operators.linear(codes, self.grid, packed, self.scale, self.zero_points, self._bias())
-        return output.view(*x.shape[:-1], self.out_features)
+        return codes
+
+    def product(self, codes: Tensor) -> Tensor:
+        """Map codes of at least one row to float32 (rows, out)."""
+        return operators.linear(codes, self.grid, self.packed(), self.scale, self.zero_points, self._bias())
+
+    def activated_codes(self, codes: Tensor, activation: str, grid: InputGrid) -> Tensor:
+        """Map codes of at least one row to those of the activated output on the grid of the next layer.
+
+        Args:
+            activation: of `operators.ACTIVATIONS`.
+            grid: of the next layer.
+        """
+        own = self.grid, self.packed(), self.scale, self.zero_points, self._bias()
+        return operators.activated_linear(codes, *own, activation, grid)
 
     def extra_repr(self) -> str:
         return f'{self.in_features}, {self.out_features}, integer W{self.bits[0]}A{self.bits[1]}'

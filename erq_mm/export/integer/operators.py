@@ -14,6 +14,7 @@ from torch import Tensor
 from .codes import InputGrid, IntegerWeight
 
 NAMES = ('qlinear_prepack', 'qlinear_pointwise', 'qconv_prepack', 'qconv_pointwise')
+ACTIVATIONS = {'gelu': 'none', 'relu': ''}  # name -> algorithm; the tangent GELU is slower in a kernel than behind it
 PAIR_LIMIT = 2**15 - 1  # of the 16-bit sums of two products that CPUs without VNNI instructions make
 
 
@@ -45,6 +46,32 @@ def linear(
     return torch.ops.onednn.qlinear_pointwise(
         codes, grid.scale, grid.zero_point, packed, scale, zero_points, bias, 1.0, 0, torch.float32, 'none', [], ''
     )
+
+
+def activated_linear(
+    codes: Tensor,
+    grid: InputGrid,
+    packed: Tensor,
+    scale: Tensor,
+    zero_points: Tensor,
+    bias: Tensor | None,
+    activation: str,
+    next_grid: InputGrid,
+) -> Tensor:
+    """Return the codes of the activated output of `linear`, uint8 (rows, out), without a float tensor in between.
+
+    Args:
+        codes, grid, packed, scale, zero_points, bias: as of `linear`.
+        activation: of `ACTIVATIONS`.
+        next_grid: of the codes returned.
+    """
+    scale_out, zero_out = next_grid.scale, next_grid.zero_point
+    codes = torch.ops.onednn.qlinear_pointwise(
+        codes, grid.scale, grid.zero_point, packed, scale, zero_points, bias, scale_out, zero_out, torch.uint8,
+        activation, [], ACTIVATIONS[activation],
+    )  # fmt: skip
+    # the kernel clips at 255, whatever the bits of the grid
+    return codes if next_grid.max_code == 255 else codes.clamp_(max=next_grid.max_code)
 
 
 def pack_conv(weight: IntegerWeight, grid: InputGrid, geometry: Sequence[Sequence[int]]) -> Tensor:

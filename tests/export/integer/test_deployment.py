@@ -1,5 +1,6 @@
 """What `deploy_` replaces, what it leaves simulated and says so, and what it refuses."""
 
+import copy
 import subprocess
 import sys
 
@@ -198,6 +199,42 @@ def test_feed_forward_network_runs_in_chunks_of_rows(shape: tuple[int, ...], mon
     result = erq_mm.deploy_(model)
     assert result.chunked == ['layers'] and result.integer == ['layers.0.0', 'layers.1']
     torch.testing.assert_close(model['layers'](x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('activation', [nn.GELU(), nn.ReLU()])
+@pytest.mark.parametrize('a_bits', [3, 4, 8])
+def test_activation_inside_the_kernel_gives_the_codes_of_the_next_layer(a_bits: int, activation: nn.Module) -> None:
+    """Also clipped at the bits of the next layer; up to ties one code apart."""
+    layers = nn.Sequential(quantized(nn.Linear(16, 32)), activation, quantized(nn.Linear(32, 8), a_bits=a_bits))
+    model, x = nn.ModuleDict({'layers': layers}).eval(), torch.randn(200, 16) * 6
+    expected = layers[2].input_quantizer(activation(layers[0](x)))
+    erq_mm.deploy_(model)
+    step, last = model['layers'].steps
+    assert isinstance(step, rows.ActivatedLinear) and last is model['layers'][2]
+    codes = step.codes(x)
+    assert codes.max() == 2**a_bits - 1
+    steps_apart = ((codes.float() - last.grid.zero_point) * last.grid.scale - expected).abs() / last.grid.scale
+    assert steps_apart.max() < 1.001 and (steps_apart > 0.5).float().mean() < 1e-3
+
+
+def test_an_activation_that_the_kernel_gets_wrong_stays_outside(monkeypatch) -> None:
+    wrong = operators.activated_linear
+    monkeypatch.setattr(operators, 'activated_linear', lambda *arguments: wrong(*arguments) // 2)
+    model = nn.ModuleDict({'layers': feed_forward()}).eval()
+    erq_mm.deploy_(model)
+    assert [type(step) for step in model['layers'].steps] == [IntegerLinear, nn.GELU, IntegerLinear]
+    tangent = nn.Sequential(quantized(nn.Linear(6, 8)), nn.GELU('tanh'), quantized(nn.Linear(8, 6)))
+    model = nn.ModuleDict({'layers': tangent})
+    erq_mm.deploy_(model)
+    assert len(model['layers'].steps) == 3
+
+
+def test_copies_of_a_chunked_sequence_work() -> None:
+    model, x = nn.ModuleDict({'layers': feed_forward()}).eval(), torch.randn(9, 6)
+    erq_mm.deploy_(model)
+    copied = copy.deepcopy(model)
+    assert torch.equal(copied['layers'](x), model['layers'](x))
+    assert copied['layers'].steps[0].linear is copied['layers'][0][0]
 
 
 def test_only_what_treats_rows_alone_runs_in_chunks() -> None:
