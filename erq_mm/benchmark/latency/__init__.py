@@ -1,0 +1,1 @@
+"""What running a detector as integers gains, and whether it still is the same detector."""
