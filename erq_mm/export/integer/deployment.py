@@ -13,6 +13,7 @@ from .codes import InputGrid, IntegerWeight, TooWide, input_grid, integer_weight
 from .modules import IntegerConv2d, IntegerLayer, IntegerLinear
 from .rows import run_in_chunks_
 from .self_test import why_different
+from .surroundings import speed_up_surroundings_
 
 WIDE_WEIGHTS = ('refuse', 'simulate')
 NAMED = 4
@@ -27,11 +28,13 @@ class Deployment:
         integer: names of the layers that run as integers.
         simulated: name -> why the layer or product is still simulated in float.
         chunked: names of the sequences that run in chunks of rows that stay in the cache.
+        faster: names of float parts between them that run in faster kernels of the same function.
     """
 
     integer: list[str] = field(default_factory=list)
     simulated: dict[str, str] = field(default_factory=dict)
     chunked: list[str] = field(default_factory=list)
+    faster: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         total = len(self.integer) + len(self.simulated)
@@ -85,7 +88,8 @@ def deploy_(model: nn.Module, wide_weights: str = 'refuse', channels_last: bool 
     for name, module in model.named_modules():
         if isinstance(module, QuantMatMul) and (module.left_quantizer.is_active or module.right_quantizer.is_active):
             result.simulated[name] = PRODUCT
-    result.chunked = run_in_chunks_(model)
+    if result.integer:
+        result.chunked, result.faster = run_in_chunks_(model), speed_up_surroundings_(model)
     return result
 
 
