@@ -1,0 +1,231 @@
+"""Linear layers, convolutions and norms as ONNX operators; quantized ones as Q/DQ around the float operator.
+
+The pattern is QuantizeLinear and DequantizeLinear on the input (uint8, per tensor), DequantizeLinear on the int8 weight
+(scale per row, zero point 0), the float operator, then the bias. Engines turn it into one integer kernel. Outputs are
+not quantized: the simulation does not, either.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ...core.quantizers import Quantizer
+from ...core.quantizers.uniform import UniformQuantizer
+from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
+from .account import FLOAT, INTEGER, Account, LayerRecord
+from .codes import ActivationGrid, IntegerWeight, activation_grid, integer_weight, why_no_activation_kernel, why_no_kernel
+from .graph import GraphBuilder
+
+BatchNorm = nn.modules.batchnorm._BatchNorm
+
+
+class LayerWriter:
+    """Writes layers into a graph and keeps the account.
+
+    Args:
+        graph: receives the nodes.
+        names: module -> its name in the detector.
+    """
+
+    def __init__(self, graph: GraphBuilder, names: dict[nn.Module, str]) -> None:
+        self.graph, self.names = graph, names
+        self.account = Account()
+
+    def linear(
+        self, layer: nn.Linear | QuantLinear, x: str, rows: slice = slice(None), factor: float = 1.0,
+        columns: NDArray | None = None,
+    ) -> str:  # fmt: skip
+        """Write y = x_q W_q^T + b, x of shape (tokens, in).
+
+        Args:
+            rows: of the weight, so of the output: queries, keys and values are rows of one layer.
+            factor: the output is multiplied by it, without an operator.
+            columns: order in which the weight's columns meet those of `x`; None is their own.
+        """
+        name, suffix = self.names[layer], '' if rows == slice(None) else f':{rows.start}'
+        codes = x if self._runs_in_float(layer) else self.codes(x, activation_grid(layer.input_quantizer))
+        return self.linear_of_codes(layer, codes, rows, factor, columns, name=f'{name}{suffix}')
+
+    def linear_of_codes(
+        self, layer: nn.Linear | QuantLinear, x: str, rows: slice, factor: float, columns: NDArray | None, name: str
+    ) -> str:
+        """Write the layer behind its input's codes (its input, if it runs in float)."""
+        order = slice(None) if columns is None else columns
+        if self._runs_in_float(layer):
+            weight = layer.weight.detach().cpu().numpy()[rows][:, order] * np.float32(factor)
+            value = self.graph.constant(weight.T, f'{name}.weight')
+            product = self.graph.add('MatMul', self._float_input(layer, x), value, name=name)
+            bias = None if layer.bias is None else layer.bias.detach().cpu().numpy()
+        else:
+            integer, grid = integer_weight(layer), activation_grid(layer.input_quantizer)
+            scale, bias = integer.scale[rows] * np.float32(factor), integer.bias
+            value = self._dequantized_weight(integer.codes[rows][:, order].T, scale, 1, name)
+            product = self.graph.add('MatMul', self.dequantized(x, grid), value, name=name)
+        self._record(layer, product)
+        if bias is None:
+            return product
+        bias = self.graph.constant(bias[rows] * np.float32(factor), f'{name}.bias')
+        return self.graph.add('Add', product, bias, name=f'{name}.add')
+
+    def conv(self, layer: nn.Conv2d | QuantConv2d, x: str, norm: nn.Module | None = None) -> str:
+        """Write a convolution of (images, in, H, W), with an evaluated BatchNorm behind it in its weight if it has one."""
+        attributes = dict(strides=layer.stride, dilations=layer.dilation, pads=(*layer.padding, *layer.padding))
+        attributes |= dict(group=layer.groups, kernel_shape=layer.kernel_size)
+        gain, shift = _batch_norm(norm, layer.out_channels)
+        name = self.names[layer]
+        if self._runs_in_float(layer):
+            weight = layer.weight.detach().cpu().numpy() * gain[:, None, None, None]
+            bias = _array(layer.bias, layer.out_channels) * gain + shift
+            inputs = self._float_input(layer, x), self.graph.constant(weight, f'{name}.weight')
+            product = self.graph.add('Conv', *inputs, self.graph.constant(bias, f'{name}.bias'), name=name, **attributes)
+            self._record(layer, product)
+            return product
+        grid, integer = activation_grid(layer.input_quantizer), integer_weight(layer)
+        is_folded = _can_fold(integer, gain)
+        if is_folded:
+            integer = _scaled(integer, gain, shift)
+        elif integer.bias is None:
+            integer = replace(integer, bias=np.zeros(layer.out_channels, np.float32))
+        inputs = self.dequantized(self.codes(x, grid), grid), self._dequantized_weight(integer.codes, integer.scale, 0, name)
+        product = self.graph.add('Conv', *inputs, self._dequantized_bias(integer, grid, name), name=name, **attributes)
+        self._record(layer, product)
+        if is_folded:
+            return product
+        gains, shifts = (self.graph.constant(a[:, None, None], f'{name}.norm') for a in (gain, shift))
+        return self.graph.add('Add', self.graph.add('Mul', product, gains), shifts)
+
+    def deconv(self, layer: nn.ConvTranspose2d, x: str) -> str:
+        """Write a transposed convolution, which is float always."""
+        name = self.names[layer]
+        weight, bias = layer.weight.detach().cpu().numpy(), _array(layer.bias, layer.out_channels)
+        pads = (*layer.padding, *layer.padding)
+        product = self.graph.add(
+            'ConvTranspose', x, self.graph.constant(weight, f'{name}.weight'), self.graph.constant(bias, f'{name}.bias'),
+            name=name, strides=layer.stride, pads=pads, output_padding=layer.output_padding, group=layer.groups,
+            dilations=layer.dilation, kernel_shape=layer.kernel_size,
+        )  # fmt: skip
+        self._record(layer, product)
+        return product
+
+    def layer_norm(self, norm: nn.LayerNorm, x: str, columns: NDArray | None = None) -> str:
+        """Write a LayerNorm over the last dimension; `columns` as in `linear`."""
+        order = slice(None) if columns is None else columns
+        weight, bias = (t.detach().cpu().numpy()[order] for t in (norm.weight, norm.bias))
+        name = self.names[norm]
+        values = self.graph.constant(weight, f'{name}.weight'), self.graph.constant(bias, f'{name}.bias')
+        return self.graph.add('LayerNormalization', x, *values, name=name, axis=-1, epsilon=norm.eps)
+
+    def codes(self, x: str, grid: ActivationGrid) -> str:
+        """Return the uint8 codes of `x`; of one value and grid they are computed once."""
+
+        def write() -> str:
+            source = x
+            if grid.bits < 8:  # QuantizeLinear saturates at 255
+                low, high = (self.graph.constant(np.float32(bound), 'bound') for bound in grid.bounds)
+                source = self.graph.add('Clip', x, low, high, name=f'{x}/clip')
+            return self.graph.add('QuantizeLinear', source, *self._scales(grid), name=f'{x}/quantize')
+
+        return self.graph.once(('codes', x, grid), write)
+
+    def dequantized(self, codes: str, grid: ActivationGrid) -> str:
+        """Return the values of codes."""
+
+        def write() -> str:
+            return self.graph.add('DequantizeLinear', codes, *self._scales(grid), name=f'{codes}/dequantize')
+
+        return self.graph.once(('dequantized', codes, grid), write)
+
+    def input_grid(self, layer: nn.Module) -> ActivationGrid | None:
+        """Return the grid of a layer's input, or None if the layer runs in float."""
+        return None if self._runs_in_float(layer) else activation_grid(layer.input_quantizer)
+
+    def _scales(self, grid: ActivationGrid) -> tuple[str, str]:
+        scale = self.graph.constant(np.float32(grid.scale), 'input_scale')
+        return scale, self.graph.constant(np.uint8(grid.zero_point), 'input_zero_point')
+
+    def _dequantized_weight(self, codes: NDArray, scale: NDArray, axis: int, name: str) -> str:
+        def write() -> str:
+            value = self.graph.constant(codes, f'{name}.codes')
+            scales = self.graph.constant(scale.astype(np.float32), f'{name}.scale')
+            zeros = self.graph.constant(np.zeros(len(scale), np.int8), f'{name}.zero_point')
+            return self.graph.add('DequantizeLinear', value, scales, zeros, name=f'{name}.weight', axis=axis)
+
+        return self.graph.once(('weight', name), write)  # heads run on several levels
+
+    def _dequantized_bias(self, integer: IntegerWeight, grid: ActivationGrid, name: str) -> str:
+        """Return the bias as int32 in steps of the products, as integer convolutions add it."""
+
+        def write() -> str:
+            step = integer.scale.astype(np.float64) * grid.scale
+            codes = np.clip(np.round(integer.bias / step), -(2**31), 2**31 - 1).astype(np.int32)
+            value = self.graph.constant(codes, f'{name}.bias_codes')
+            scale = self.graph.constant(step.astype(np.float32), f'{name}.bias_scale')
+            zeros = self.graph.constant(np.zeros(len(step), np.int32), f'{name}.bias_zero_point')
+            return self.graph.add('DequantizeLinear', value, scale, zeros, name=f'{name}.bias', axis=0)
+
+        return self.graph.once(('bias', name), write)
+
+    def _runs_in_float(self, layer: nn.Module) -> bool:
+        return not isinstance(layer, QuantLayer) or why_no_kernel(layer) is not None
+
+    def _float_input(self, layer: nn.Module, x: str) -> str:
+        """Return the input of a layer that runs in float: fake-quantized if its grid is affine, else as it is."""
+        quantizer = getattr(layer, 'input_quantizer', None)
+        if quantizer is None or not _is_simulated(quantizer):
+            return x
+        scale, zero_point = quantizer.numbers['scale'], quantizer.numbers['zero_point']
+        add, number = self.graph.add, lambda value: self.graph.constant(np.float32(value), 'grid')
+        codes = add('Round', add('Mul', x, number(1 / scale)))
+        clipped = add('Clip', codes, number(-zero_point), number(quantizer.spec.max_code - zero_point))
+        return add('Mul', clipped, number(scale))
+
+    def _record(self, layer: nn.Module, product: str) -> None:
+        """Add a node to the layer's record."""
+        name, node = self.names[layer], product.removesuffix('/y')
+        record = next((known for known in self.account.layers if known.name == name), None)
+        if record is None:
+            record = LayerRecord(name, FLOAT, shape=tuple(layer.weight.shape), reason='not quantized')
+            if isinstance(layer, QuantLayer):
+                reason = why_no_kernel(layer)
+                record.runs_as, record.w_bits = (FLOAT if reason else INTEGER), layer.weight_spec.bits
+                record.a_bits = layer.input_quantizer.spec.bits if layer.input_quantizer.is_active else None
+                record.reason = reason or ''
+                if reason and layer.input_quantizer.is_active and not _is_simulated(layer.input_quantizer):
+                    record.reason += '; its input stays float'
+            self.account.layers.append(record)
+        record.nodes.append(node)
+
+
+def _is_simulated(quantizer: Quantizer) -> bool:
+    """Whether float operators of the graph do what an active quantizer does."""
+    is_affine = isinstance(quantizer, UniformQuantizer) and quantizer.is_active
+    return is_affine and (why_no_activation_kernel(quantizer) is None or quantizer.spec.grid in ('uniform', 'symmetric'))
+
+
+def _array(bias: torch.Tensor | None, size: int) -> NDArray:
+    return np.zeros(size, np.float32) if bias is None else bias.detach().cpu().numpy().astype(np.float32)
+
+
+def _batch_norm(norm: nn.Module | None, channels: int) -> tuple[NDArray, NDArray]:
+    """Return gain and shift, (channels,), of an evaluated BatchNorm; of None one and zero."""
+    if norm is None:
+        return np.ones(channels, np.float32), np.zeros(channels, np.float32)
+    gain = (norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()).detach()
+    shift = norm.bias.detach().double() - norm.running_mean.double() * gain
+    return gain.float().cpu().numpy(), shift.float().cpu().numpy()
+
+
+def _scaled(integer: IntegerWeight, gain: NDArray, shift: NDArray) -> IntegerWeight:
+    """Return the weight with its output multiplied by `gain` and shifted; scales stay positive."""
+    bias = np.zeros(len(gain), np.float32) if integer.bias is None else integer.bias
+    codes = np.where((gain < 0)[:, None, None, None], -integer.codes, integer.codes)
+    return IntegerWeight(codes, integer.scale * np.abs(gain), bias * gain + shift)
+
+
+def _can_fold(integer: IntegerWeight, gain: NDArray) -> bool:
+    """Whether codes times the sign of `gain` are int8 (-128 has no counterpart) and no scale vanishes."""
+    turned = integer.codes[gain < 0]
+    return bool((gain != 0).all()) and not (turned == -128).any()
