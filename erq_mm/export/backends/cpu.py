@@ -1,0 +1,30 @@
+"""What integer kernels of this CPU can hold.
+
+Without VNNI instructions, x86 kernels of uint8 times int8 add two products in 16 bits and saturate there, in silence:
+oneDNN (OpenVINO, torch) and ONNX Runtime alike. Layers whose products can get that far must not run so.
+"""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+SIXTEEN_BITS = 2**15 - 1
+EXACT_FLAGS = {'avx512_vnni', 'avx_vnni', 'amx_int8'}
+WAY_OUT = 'a_bits=7, or w_bits of 6 or less, never get that far'
+
+
+@cache
+def saturates() -> bool:
+    """Whether uint8 times int8 kernels of this CPU may saturate."""
+    if platform.machine().lower() not in ('x86_64', 'amd64', 'i386', 'i686'):
+        return False
+    path = Path('/proc/cpuinfo')
+    if not path.exists():  # not to be found out: assume the worse
+        return True
+    lines = [line for line in path.read_text().splitlines() if line.startswith('flags')]
+    return not lines or not EXACT_FLAGS & set(lines[0].split())
+
+
+def may_saturate(largest_code: int, a_bits: int) -> bool:
+    """Whether two products of activations of `a_bits` and weights up to `largest_code` can exceed 16 bits."""
+    return 2 * (2**a_bits - 1) * largest_code > SIXTEEN_BITS

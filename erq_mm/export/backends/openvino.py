@@ -1,0 +1,103 @@
+"""OpenVINO: one kernel per integer layer with bias, GELU and requantization inside, and one per attention."""
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .base import PRECISIONS, Backend, Session, check_precision
+from .cpu import WAY_OUT, saturates
+from .rewriting import keep_float, saturating_layers
+
+
+PRODUCTS = ('FullyConnected', 'Convolution', 'MatMul')
+
+
+class OpenVino(Backend):
+    """The fast engine on x86 CPUs. Its own default precision is bf16 where the CPU has it: here it is always stated."""
+
+    name, extra = 'openvino', 'openvino'
+
+    def load(
+        self, model: Any, threads: int | None = None, precision: str = 'f32', sizes: dict[str, int] | None = None
+    ) -> Session:
+        check_precision(precision, PRECISIONS, self.name)
+        openvino = _import()
+        notes = []
+        if saturates() and (layers := saturating_layers(model)):
+            model = keep_float(model, layers)
+            notes = [f'{len(layers)} layers in float: this CPU has no VNNI and would saturate; {WAY_OUT}']
+        core = openvino.Core()
+        graph = core.read_model(model.SerializeToString())
+        if sizes:
+            graph.reshape({value.any_name: _fixed(value.partial_shape, model, value.any_name, sizes) for value in graph.inputs})
+        options = {'INFERENCE_PRECISION_HINT': precision, 'ENABLE_CPU_PINNING': False, 'NUM_STREAMS': 1}
+        if threads is not None:
+            options['INFERENCE_NUM_THREADS'] = threads
+        return OpenVinoSession(core, graph, options, notes)
+
+
+class OpenVinoSession(Session):
+    """A compiled model."""
+
+    def __init__(self, core: Any, graph: Any, options: dict[str, Any], notes: list[str]) -> None:
+        self._core, self._graph, self._options = core, graph, options
+        self._compiled = core.compile_model(graph, 'CPU', options)
+        self._request = self._compiled.create_infer_request()
+        hint = self._compiled.get_property('INFERENCE_PRECISION_HINT')
+        self.precision = {'f32': 'f32', 'bf16': 'bf16'}.get(hint.get_type_name(), hint.get_type_name())
+        self.notes = notes
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        results = self._request.infer([x.contiguous().numpy() for x in inputs], share_inputs=True)
+        return [torch.from_numpy(np.asarray(results[i])) for i in range(len(self._compiled.outputs))]
+
+    def kernels(self) -> dict[str, str]:
+        found = {}
+        for operator in self._compiled.get_runtime_model().get_ops():
+            info = operator.get_rt_info()
+            kind, kernel = (info[key].value if key in info else '' for key in ('layerType', 'primitiveType'))
+            for name in (operator.friendly_name, *info['originalLayersNames'].value.split(',')):
+                if kind in PRODUCTS or name not in found:  # a bias that was not fused has its layer's name, too
+                    found[name.removesuffix('/WithoutBiases')] = f'{kind} {kernel}'
+        return found
+
+    def profile(self, inputs: Sequence[Tensor], runs: int) -> dict[str, float]:
+        compiled = self._core.compile_model(self._graph, 'CPU', self._options | {'PERF_COUNT': True})
+        request = compiled.create_infer_request()
+        arrays = [x.contiguous().numpy() for x in inputs]
+        request.infer(arrays)
+        spent: dict[str, float] = {}
+        for _ in range(runs):
+            request.infer(arrays)
+            for entry in request.profiling_info:
+                milliseconds = entry.real_time.total_seconds() * 1000 / runs
+                name = f'{entry.node_type} {entry.exec_type}'
+                if milliseconds:
+                    spent[name] = spent.get(name, 0.0) + milliseconds
+        return spent
+
+    @staticmethod
+    def is_integer(kernel: str) -> bool:
+        return kernel.lower().endswith('_i8')
+
+
+def _import() -> ModuleType:
+    try:
+        import openvino
+    except ImportError as error:
+        raise ImportError(
+            "--backend openvino needs the package openvino: pip install 'erq_mm[openvino]' (or: pip install openvino onnx)"
+        ) from error
+    return openvino
+
+
+def _fixed(shape: Any, model: Any, name: str, sizes: dict[str, int]) -> list[int]:
+    """Return the shape of an input with the named sizes put in; -1 stays dynamic."""
+    declared = next(value for value in model.graph.input if value.name == name).type.tensor_type.shape.dim
+    return [dim.dim_value or sizes.get(dim.dim_param, -1) for dim in declared]
+
+

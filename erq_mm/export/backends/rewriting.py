@@ -1,0 +1,79 @@
+"""What an engine needs changed in an exported graph: which is always the same function, in other operators."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..onnx.dependency import import_onnx
+from .cpu import may_saturate
+
+
+class Graph:
+    """Lookups in an `onnx.ModelProto`: who makes a value, and what constants are."""
+
+    def __init__(self, model: Any) -> None:
+        self.onnx = import_onnx()
+        self.model = model
+        self.makers = {output: node for node in model.graph.node for output in node.output}
+        self._constants = {tensor.name: tensor for tensor in model.graph.initializer}
+
+    def maker(self, value: str, kind: str) -> Any | None:
+        """Return the node of a kind that makes a value, or None."""
+        node = self.makers.get(value)
+        return node if node is not None and node.op_type == kind else None
+
+    def constant(self, value: str) -> NDArray | None:
+        """Return a constant as an array, or None."""
+        tensor = self._constants.get(value)
+        return None if tensor is None else self.onnx.numpy_helper.to_array(tensor)
+
+    def integer_products(self) -> list[tuple[Any, Any, Any]]:
+        """Return (node, DequantizeLinear of its input, of its weight) of every integer layer."""
+        found = []
+        for node in self.model.graph.node:
+            if node.op_type not in ('MatMul', 'Conv'):
+                continue
+            activation, weight = (self.maker(value, 'DequantizeLinear') for value in node.input[:2])
+            if activation is not None and weight is not None and self.constant(weight.input[0]) is not None:
+                found.append((node, activation, weight))
+        return found
+
+    def activation_bits(self, dequantize: Any) -> int:
+        """Return the bits of the codes behind a DequantizeLinear: fewer than 8 where a Clip bounds them."""
+        quantize = self.maker(dequantize.input[0], 'QuantizeLinear')
+        clip = None if quantize is None else self.maker(quantize.input[0], 'Clip')
+        if clip is None:
+            return 8
+        low, high, scale = (float(self.constant(v)) for v in (clip.input[1], clip.input[2], quantize.input[1]))
+        return max(1, round(np.log2((high - low) / scale + 1)))
+
+
+def saturating_layers(model: Any) -> list[str]:
+    """Return the nodes whose products may exceed 16 bits (see `cpu`)."""
+    graph = Graph(model)
+    return [
+        node.name
+        for node, activation, weight in graph.integer_products()
+        if may_saturate(int(np.abs(graph.constant(weight.input[0]).astype(np.int16)).max()), graph.activation_bits(activation))
+    ]
+
+
+def keep_float(model: Any, names: list[str]) -> Any:
+    """Return a copy whose named nodes multiply by float weights of the same values; inputs stay quantized."""
+    graph = Graph(model)
+    wanted, weights = set(names), {}
+    for node, _, weight in graph.integer_products():
+        if node.name in wanted:
+            codes, scale = graph.constant(weight.input[0]), graph.constant(weight.input[1])
+            axis = weight.attribute[0].i
+            shape = [1] * codes.ndim
+            shape[axis] = -1
+            weights[weight.output[0]] = codes.astype(np.float32) * scale.reshape(shape)
+    copy = graph.onnx.ModelProto()
+    copy.CopyFrom(model)
+    kept = [node for node in copy.graph.node if node.output[0] not in weights]
+    del copy.graph.node[:]
+    copy.graph.node.extend(kept)
+    copy.graph.initializer.extend(graph.onnx.numpy_helper.from_array(v, name) for name, v in weights.items())
+    return copy
