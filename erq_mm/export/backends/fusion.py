@@ -27,8 +27,6 @@ def fuse_integer_layers(model: Any, unsigned: Collection[str]) -> Any:
     for node, activation, weight in writer.graph.integer_products():
         if node.op_type == 'MatMul':
             writer.fuse_linear(node, activation, weight)
-        elif writer.is_requantized(node.output[0]):
-            writer.keep_conv(node, weight)
         else:
             writer.fuse_conv(node, activation, weight)
     return writer.model()
@@ -64,32 +62,45 @@ class _Writer:
         if add is not None:
             self.replaced[add.name] = []
 
-    def keep_conv(self, node: Any, weight: Any) -> None:
-        """Leave the pattern of a QLinearConv as it is, apart from the sign of its codes."""
-        if node.name in self.unsigned:
-            moved = self.helper.make_node(
-                'DequantizeLinear', [self._weight(node, weight)[0], weight.input[1], self._weight(node, weight)[1]],
-                list(weight.output), name=weight.name, axis=0,
-            )  # fmt: skip
-            self.replaced[weight.name] = [moved]
-
     def fuse_conv(self, node: Any, activation: Any, weight: Any) -> None:
-        """ConvInteger, then its steps and the bias."""
+        """QLinearConv where its output is quantized, else ConvInteger, then its steps; the bias is added behind it."""
+        add = self._only_bias(node)
+        if add is not None and self.is_requantized(add.output[0]):
+            self._prepare_qlinear(node, activation, weight, add)
+        else:
+            self._write_integer(node, activation, weight)
+
+    def _prepare_qlinear(self, node: Any, activation: Any, weight: Any, add: Any) -> None:
+        """Move the bias into the convolution, in int32 as QLinearConv has it: up to half a step of its sums away."""
+        codes, zeros = self._weight(node, weight)
+        step = self.graph.constant(weight.input[1]).astype(np.float64) * self.graph.constant(activation.input[1])
+        steps = np.clip(np.round(self.graph.constant(add.input[1]).reshape(-1) / step), -(2**31), 2**31 - 1)
+        name, make = node.name, self.helper.make_node
+        bias = self._constant(f'{name}.bias_codes', steps.astype(np.int32))
+        scale = self._constant(f'{name}.bias_scale', step.astype(np.float32))
+        zero = self._constant(f'{name}.bias_zero', np.zeros(len(step), np.int32))
+        conv = make('Conv', [node.input[0], f'{name}/w', f'{name}/b'], [add.output[0]], name=name)
+        conv.attribute.extend(node.attribute)
+        self.replaced[name] = [
+            make('DequantizeLinear', [codes, weight.input[1], zeros], [f'{name}/w'], name=f'{name}/dw', axis=0),
+            make('DequantizeLinear', [bias, scale, zero], [f'{name}/b'], name=f'{name}/db', axis=0),
+            conv,
+        ]
+        self.replaced[add.name] = []
+
+    def _write_integer(self, node: Any, activation: Any, weight: Any) -> None:
         codes, _ = self._weight(node, weight)
-        zero = self._constant(f'{node.name}.zero', np.array(128, np.uint8) if node.name in self.unsigned else np.array(0, np.int8))
-        scale, step = self.graph.constant(weight.input[1]), self.graph.constant(activation.input[1])
-        bias_node = self.graph.maker(node.input[2], 'DequantizeLinear')
-        bias = self.graph.constant(bias_node.input[0]) * self.graph.constant(bias_node.input[1])
-        scales = self._constant(f'{node.name}.step', (scale * step)[:, None, None].astype(np.float32))
-        biases = self._constant(f'{node.name}.bias_value', bias[:, None, None].astype(np.float32))
+        is_unsigned = node.name in self.unsigned
+        zero = self._constant(f'{node.name}.zero', np.array(128, np.uint8) if is_unsigned else np.array(0, np.int8))
+        steps = self.graph.constant(weight.input[1]) * self.graph.constant(activation.input[1])
+        scales = self._constant(f'{node.name}.step', steps[:, None, None].astype(np.float32))
         name, make = node.name, self.helper.make_node
         integer = make('ConvInteger', [activation.input[0], codes, activation.input[2], zero], [f'{name}/i'], name=name)
         integer.attribute.extend(node.attribute)
         self.replaced[name] = [
             integer,
             make('Cast', [f'{name}/i'], [f'{name}/f'], name=f'{name}/cast', to=1),
-            make('Mul', [f'{name}/f', scales], [f'{name}/m'], name=f'{name}/mul'),
-            make('Add', [f'{name}/m', biases], [node.output[0]], name=f'{name}/add'),
+            make('Mul', [f'{name}/f', scales], [node.output[0]], name=f'{name}/mul'),
         ]
 
     def model(self) -> Any:

@@ -61,8 +61,9 @@ class OpenVinoSession(Session):
             info = operator.get_rt_info()
             kind, kernel = (info[key].value if key in info else '' for key in ('layerType', 'primitiveType'))
             for name in (operator.friendly_name, *info['originalLayersNames'].value.split(',')):
+                name = name.split('/Dequantization')[0].removesuffix('/WithoutBiases')
                 if kind in PRODUCTS or name not in found:  # a bias that was not fused has its layer's name, too
-                    found[name.removesuffix('/WithoutBiases')] = f'{kind} {kernel}'
+                    found[name] = f'{kind} {kernel}'
         return found
 
     def profile(self, inputs: Sequence[Tensor], runs: int) -> dict[str, float]:

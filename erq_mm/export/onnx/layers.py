@@ -5,8 +5,6 @@ The pattern is QuantizeLinear and DequantizeLinear on the input (uint8, per tens
 not quantized: the simulation does not, either.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -85,17 +83,16 @@ class LayerWriter:
             return product
         grid, integer = activation_grid(layer.input_quantizer), integer_weight(layer)
         is_folded = _can_fold(integer, gain)
+        bias = _array(layer.bias, layer.out_channels) * gain + shift
         if is_folded:
-            integer = _scaled(integer, gain, shift)
-        elif integer.bias is None:
-            integer = replace(integer, bias=np.zeros(layer.out_channels, np.float32))
-        inputs = self.dequantized(self.codes(x, grid), grid), self._dequantized_weight(integer.codes, integer.scale, 0, name)
-        product = self.graph.add('Conv', *inputs, self._dequantized_bias(integer, grid, name), name=name, **attributes)
+            integer = IntegerWeight(_turned(integer.codes, gain), integer.scale * np.abs(gain), None)
+        weight = self._dequantized_weight(integer.codes, integer.scale, 0, name)
+        product = self.graph.add('Conv', self.dequantized(self.codes(x, grid), grid), weight, name=name, **attributes)
         self._record(layer, product)
-        if is_folded:
-            return product
-        gains, shifts = (self.graph.constant(a[:, None, None], f'{name}.norm') for a in (gain, shift))
-        return self.graph.add('Add', self.graph.add('Mul', product, gains), shifts)
+        if not is_folded:
+            product = self.graph.add('Mul', product, self.graph.constant(gain[:, None, None], f'{name}.gain'))
+        # not int32 in the convolution: with few bits its steps are coarse, and the simulation's bias is float
+        return self.graph.add('Add', product, self.graph.constant(bias[:, None, None], f'{name}.bias'), name=f'{name}.add')
 
     def deconv(self, layer: nn.ConvTranspose2d, x: str) -> str:
         """Write a transposed convolution, which is float always."""
@@ -155,19 +152,6 @@ class LayerWriter:
 
         return self.graph.once(('weight', name), write)  # heads run on several levels
 
-    def _dequantized_bias(self, integer: IntegerWeight, grid: ActivationGrid, name: str) -> str:
-        """Return the bias as int32 in steps of the products, as integer convolutions add it."""
-
-        def write() -> str:
-            step = integer.scale.astype(np.float64) * grid.scale
-            codes = np.clip(np.round(integer.bias / step), -(2**31), 2**31 - 1).astype(np.int32)
-            value = self.graph.constant(codes, f'{name}.bias_codes')
-            scale = self.graph.constant(step.astype(np.float32), f'{name}.bias_scale')
-            zeros = self.graph.constant(np.zeros(len(step), np.int32), f'{name}.bias_zero_point')
-            return self.graph.add('DequantizeLinear', value, scale, zeros, name=f'{name}.bias', axis=0)
-
-        return self.graph.once(('bias', name), write)
-
     def _runs_in_float(self, layer: nn.Module) -> bool:
         return not isinstance(layer, QuantLayer) or why_no_kernel(layer) is not None
 
@@ -218,11 +202,9 @@ def _batch_norm(norm: nn.Module | None, channels: int) -> tuple[NDArray, NDArray
     return gain.float().cpu().numpy(), shift.float().cpu().numpy()
 
 
-def _scaled(integer: IntegerWeight, gain: NDArray, shift: NDArray) -> IntegerWeight:
-    """Return the weight with its output multiplied by `gain` and shifted; scales stay positive."""
-    bias = np.zeros(len(gain), np.float32) if integer.bias is None else integer.bias
-    codes = np.where((gain < 0)[:, None, None, None], -integer.codes, integer.codes)
-    return IntegerWeight(codes, integer.scale * np.abs(gain), bias * gain + shift)
+def _turned(codes: NDArray, gain: NDArray) -> NDArray:
+    """Return convolution codes times the sign of the gain behind them."""
+    return np.where((gain < 0)[:, None, None, None], -codes, codes)
 
 
 def _can_fold(integer: IntegerWeight, gain: NDArray) -> bool:
