@@ -43,15 +43,6 @@ class _Writer:
             for value in node.input:
                 self.users.setdefault(value, []).append(node)
 
-    def is_requantized(self, value: str) -> bool:
-        """Whether every use of a value is a QuantizeLinear, maybe behind ReLU or Clip."""
-        users = self.users.get(value, [])
-        return bool(users) and all(
-            user.op_type == 'QuantizeLinear'
-            or (user.op_type in ('Relu', 'Clip') and self.is_requantized(user.output[0]))
-            for user in users
-        )
-
     def fuse_linear(self, node: Any, activation: Any, weight: Any) -> None:
         add = self._only_bias(node)
         bias, result = ('', node.output[0]) if add is None else (add.input[1], add.output[0])
@@ -65,28 +56,53 @@ class _Writer:
     def fuse_conv(self, node: Any, activation: Any, weight: Any) -> None:
         """QLinearConv where its output is quantized, else ConvInteger, then its steps; the bias is added behind it."""
         add = self._only_bias(node)
-        if add is not None and self.is_requantized(add.output[0]):
-            self._prepare_qlinear(node, activation, weight, add)
-        else:
+        way = None if add is None else self._way_to_codes(add.output[0])
+        if way is None:
             self._write_integer(node, activation, weight)
+        else:
+            self._write_qlinear(node, activation, weight, add, way)
 
-    def _prepare_qlinear(self, node: Any, activation: Any, weight: Any, add: Any) -> None:
-        """Move the bias into the convolution, in int32 as QLinearConv has it: up to half a step of its sums away."""
+    def _way_to_codes(self, value: str) -> list[Any] | None:
+        """Return the nodes between a value and its codes, [Relu], [Clip], QuantizeLinear, if these are its only use."""
+        way: list[Any] = []
+        while not way or way[-1].op_type != 'QuantizeLinear':
+            users = self.users.get(value, [])
+            if len(users) != 1 or users[0].op_type not in ('Relu', 'Clip', 'QuantizeLinear'):
+                return None
+            way.append(users[0])
+            value = users[0].output[0]
+        return way
+
+    def _write_qlinear(self, node: Any, activation: Any, weight: Any, add: Any, way: list[Any]) -> None:
+        """Let the convolution give the next layer's codes; its bias is in int32, up to half a step of its sums away."""
         codes, zeros = self._weight(node, weight)
         step = self.graph.constant(weight.input[1]).astype(np.float64) * self.graph.constant(activation.input[1])
         steps = np.clip(np.round(self.graph.constant(add.input[1]).reshape(-1) / step), -(2**31), 2**31 - 1)
-        name, make = node.name, self.helper.make_node
+        name, make, (*before, quantize) = node.name, self.helper.make_node, way
         bias = self._constant(f'{name}.bias_codes', steps.astype(np.int32))
-        scale = self._constant(f'{name}.bias_scale', step.astype(np.float32))
-        zero = self._constant(f'{name}.bias_zero', np.zeros(len(step), np.int32))
-        conv = make('Conv', [node.input[0], f'{name}/w', f'{name}/b'], [add.output[0]], name=name)
+        inputs = [activation.input[0], *activation.input[1:3], codes, weight.input[1], zeros, *quantize.input[1:3], bias]
+        low, high = self._code_bounds(before, quantize)
+        is_clipped = (low, high) != (0, 255)  # the kernel itself saturates at these
+        conv = make('QLinearConv', inputs, [f'{name}/codes' if is_clipped else quantize.output[0]], name=name)
         conv.attribute.extend(node.attribute)
-        self.replaced[name] = [
-            make('DequantizeLinear', [codes, weight.input[1], zeros], [f'{name}/w'], name=f'{name}/dw', axis=0),
-            make('DequantizeLinear', [bias, scale, zero], [f'{name}/b'], name=f'{name}/db', axis=0),
-            conv,
-        ]
-        self.replaced[add.name] = []
+        self.replaced |= {other.name: [] for other in (add, *way)} | {name: [conv]}
+        if is_clipped:
+            bounds = [self._constant(f'{name}.code{value}', np.array(value, np.uint8)) for value in (low, high)]
+            clip = make('Clip', [f'{name}/codes', *bounds], [quantize.output[0]], name=f'{name}/clip')
+            self.replaced[name].append(clip)
+
+    def _code_bounds(self, before: list[Any], quantize: Any) -> tuple[int, int]:
+        """Return between which codes ReLU and Clip leave the output."""
+        zero = int(self.graph.constant(quantize.input[2]))
+        scale = float(self.graph.constant(quantize.input[1]))
+        low, high = 0, 255
+        for node in before:
+            if node.op_type == 'Relu':
+                low = max(low, zero)
+            else:
+                ends = (float(self.graph.constant(value)) / scale + zero for value in node.input[1:3])
+                low, high = (round(end) for end in ends) if low == 0 else (low, round(list(ends)[1]))
+        return low, high
 
     def _write_integer(self, node: Any, activation: Any, weight: Any) -> None:
         codes, _ = self._weight(node, weight)
@@ -104,22 +120,29 @@ class _Writer:
         ]
 
     def model(self) -> Any:
-        """Return the rewritten model; constants and nodes that nothing uses are left to the engine to remove."""
+        """Return the rewritten model, without nodes and constants that nothing uses: the engine would run them."""
         copy = self.graph.onnx.ModelProto()
         copy.CopyFrom(self.graph.model)
-        del copy.graph.node[:]
-        for node in self.graph.model.graph.node:
-            copy.graph.node.extend(self.replaced.get(node.name, [node]))
-        copy.graph.initializer.extend(self.constants.values())
+        nodes = [new for node in copy.graph.node for new in self.replaced.get(node.name, [node])]
+        needed, kept = {value.name for value in copy.graph.output}, []
+        for node in reversed(nodes):
+            if needed & set(node.output):
+                needed |= set(node.input)
+                kept.append(node)
+        constants = [tensor for tensor in (*copy.graph.initializer, *self.constants.values()) if tensor.name in needed]
+        kept.reverse()
+        for field, values in ((copy.graph.node, kept), (copy.graph.initializer, constants)):
+            values = [type(value).FromString(value.SerializeToString()) for value in values]
+            del field[:]
+            field.extend(values)
         copy.opset_import.append(self.helper.make_opsetid(DOMAIN, 1))
         return copy
 
     def _only_bias(self, node: Any) -> Any | None:
         """Return the node that adds the bias, if it is the product's only user."""
         users = self.users.get(node.output[0], [])
-        if len(users) == 1 and users[0].op_type == 'Add' and users[0].name == f'{node.name}.add':
-            return users[0]
-        return None
+        is_bias = len(users) == 1 and users[0].op_type == 'Add' and self.graph.constant(users[0].input[1]) is not None
+        return users[0] if is_bias else None
 
     def _weight(self, node: Any, dequantize: Any) -> tuple[str, str]:
         """Return the codes and their zero points, one per output."""

@@ -1,6 +1,7 @@
 """ONNX Runtime: runs everywhere; its integer kernels are asked for by name, as its own fusion misses them."""
 
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from .rewriting import saturating_layers
 INTEGER_KERNELS = ('MatMulIntegerToFloat', 'QGemm', 'QLinearConv', 'ConvInteger', 'MatMulInteger', 'QLinearMatMul')
 
 WHY_UNSIGNED = f'this CPU has no VNNI and would saturate; {WAY_OUT}'
+
+TOKEN = re.compile(r'_token_\d+$')  # what its optimizer adds to names
 
 
 class OnnxRuntime(Backend):
@@ -55,7 +58,8 @@ class OnnxRuntimeSession(Session):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'optimized.onnx'
             self._start(optimized_model_filepath=str(path))
-            return {node.name: node.op_type for node in onnx.load(path).graph.node}
+            nodes = onnx.load(path).graph.node
+        return {TOKEN.sub('', node.name): node.op_type for node in nodes}
 
     def profile(self, inputs: Sequence[Tensor], runs: int) -> dict[str, float]:
         with tempfile.TemporaryDirectory() as folder:
