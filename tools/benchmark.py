@@ -6,6 +6,8 @@
 
 Each cell of the grid is one JSON file under --cells. A second call runs only what is missing, Ctrl-C loses at most the
 cells in work, and studies share the cells they have in common.
+
+    python tools/benchmark.py latency --help      # how fast models run in every engine
 """
 
 import argparse
@@ -22,6 +24,7 @@ from rich.console import Console
 import erq_mm.engine  # noqa: F401
 from erq_mm.benchmark.cells import Store
 from erq_mm.benchmark.detectors import prepare_data
+from erq_mm.benchmark.latency.run import main as latency
 from erq_mm.benchmark.provenance import available_cores
 from erq_mm.benchmark.scheduler import Failure, Scheduler, visible_gpus
 from erq_mm.benchmark.session import cells_by_key, failure_text, html_path, missing_cells, write_studies
@@ -35,6 +38,8 @@ GRID_FLAGS = ('detectors', 'recipes', 'bits', 'images', 'seeds', 'scopes', 'colu
 
 def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # being ended is handled as Ctrl-C is
+    if sys.argv[1:2] == ['latency']:
+        return latency(sys.argv[2:])
     args = build_parser().parse_args()
     console = Console(width=None if sys.stdout.isatty() else 200)
     try:

@@ -38,7 +38,9 @@ class Deployment:
     @property
     def float_layers(self) -> list[LayerProof]:
         """Quantized layers that the engine runs in float all the same."""
-        return [proof for proofs in self.parts.values() for proof in proofs if proof.was_planned and not proof.is_integer]
+        return [
+            proof for proofs in self.parts.values() for proof in proofs if proof.was_planned and not proof.is_integer
+        ]
 
     @property
     def summary(self) -> str:
@@ -83,7 +85,9 @@ def deploy_with_backend_(
     wanted = {part.name: part for part in written if parts is None or part.name.split('.')[0] in parts}
     unknown = set(parts or ()) - {part.name.split('.')[0] for part in written} - set(left)
     if unknown:
-        raise ValueError(f'{type(detector).__name__} has no parts {sorted(unknown)}; it has {[p.name for p in written]}')
+        raise ValueError(
+            f'{type(detector).__name__} has no parts {sorted(unknown)}; it has {[p.name for p in written]}'
+        )
     deployment = Deployment(engine.name, precision, left=left)
     detector.eval()
     for part in wanted.values():

@@ -80,7 +80,15 @@ class _Writer:
         steps = np.clip(np.round(self.graph.constant(add.input[1]).reshape(-1) / step), -(2**31), 2**31 - 1)
         name, make, (*before, quantize) = node.name, self.helper.make_node, way
         bias = self._constant(f'{name}.bias_codes', steps.astype(np.int32))
-        inputs = [activation.input[0], *activation.input[1:3], codes, weight.input[1], zeros, *quantize.input[1:3], bias]
+        inputs = [
+            activation.input[0],
+            *activation.input[1:3],
+            codes,
+            weight.input[1],
+            zeros,
+            *quantize.input[1:3],
+            bias,
+        ]
         low, high = self._code_bounds(before, quantize)
         is_clipped = (low, high) != (0, 255)  # the kernel itself saturates at these
         conv = make('QLinearConv', inputs, [f'{name}/codes' if is_clipped else quantize.output[0]], name=name)

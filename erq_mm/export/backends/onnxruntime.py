@@ -89,9 +89,7 @@ class OnnxRuntimeSession(Session):
             options.add_free_dimension_override_by_name(name, size)
         for name, value in settings.items():
             setattr(options, name, value)
-        return runtime.InferenceSession(
-            self._model.SerializeToString(), options, providers=['CPUExecutionProvider']
-        )
+        return runtime.InferenceSession(self._model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
 def _import() -> ModuleType:

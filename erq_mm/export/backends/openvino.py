@@ -33,7 +33,9 @@ class OpenVino(Backend):
         core = openvino.Core()
         graph = core.read_model(model.SerializeToString())
         if sizes:
-            graph.reshape({value.any_name: _fixed(value.partial_shape, model, value.any_name, sizes) for value in graph.inputs})
+            graph.reshape(
+                {value.any_name: _fixed(value.partial_shape, model, value.any_name, sizes) for value in graph.inputs}
+            )
         options = {'INFERENCE_PRECISION_HINT': precision, 'ENABLE_CPU_PINNING': False, 'NUM_STREAMS': 1}
         if threads is not None:
             options['INFERENCE_NUM_THREADS'] = threads
@@ -100,5 +102,3 @@ def _fixed(shape: Any, model: Any, name: str, sizes: dict[str, int]) -> list[int
     """Return the shape of an input with the named sizes put in; -1 stays dynamic."""
     declared = next(value for value in model.graph.input if value.name == name).type.tensor_type.shape.dim
     return [dim.dim_value or sizes.get(dim.dim_param, -1) for dim in declared]
-
-

@@ -55,7 +55,9 @@ def saturating_layers(model: Any) -> list[str]:
     return [
         node.name
         for node, activation, weight in graph.integer_products()
-        if may_saturate(int(np.abs(graph.constant(weight.input[0]).astype(np.int16)).max()), graph.activation_bits(activation))
+        if may_saturate(
+            int(np.abs(graph.constant(weight.input[0]).astype(np.int16)).max()), graph.activation_bits(activation)
+        )
     ]
 
 

@@ -15,5 +15,7 @@ def import_onnx() -> ModuleType:
         import onnx.helper
         import onnx.numpy_helper
     except ImportError as error:
-        raise ImportError("exporting needs the package onnx: pip install 'erq_mm[onnx]' (or: pip install onnx)") from error
+        raise ImportError(
+            "exporting needs the package onnx: pip install 'erq_mm[onnx]' (or: pip install onnx)"
+        ) from error
     return onnx

@@ -114,7 +114,14 @@ class HeadWriter:
         size = add('Slice', add('Shape', like), number([2]), number([4]))
         sizes = add('Concat', add('Slice', add('Shape', x), number([0]), number([2])), size, axis=0)
         return add(
-            'Resize', x, '', '', sizes, mode='nearest', nearest_mode='floor', coordinate_transformation_mode='asymmetric'
+            'Resize',
+            x,
+            '',
+            '',
+            sizes,
+            mode='nearest',
+            nearest_mode='floor',
+            coordinate_transformation_mode='asymmetric',
         )
 
 

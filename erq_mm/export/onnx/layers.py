@@ -14,7 +14,14 @@ from ...core.quantizers import Quantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from .account import FLOAT, INTEGER, Account, LayerRecord
-from .codes import ActivationGrid, IntegerWeight, activation_grid, integer_weight, why_no_activation_kernel, why_no_kernel
+from .codes import (
+    ActivationGrid,
+    IntegerWeight,
+    activation_grid,
+    integer_weight,
+    why_no_activation_kernel,
+    why_no_kernel,
+)
 from .graph import GraphBuilder
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -78,7 +85,9 @@ class LayerWriter:
             weight = layer.weight.detach().cpu().numpy() * gain[:, None, None, None]
             bias = _array(layer.bias, layer.out_channels) * gain + shift
             inputs = self._float_input(layer, x), self.graph.constant(weight, f'{name}.weight')
-            product = self.graph.add('Conv', *inputs, self.graph.constant(bias, f'{name}.bias'), name=name, **attributes)
+            product = self.graph.add(
+                'Conv', *inputs, self.graph.constant(bias, f'{name}.bias'), name=name, **attributes
+            )
             self._record(layer, product)
             return product
         grid, integer = activation_grid(layer.input_quantizer), integer_weight(layer)
@@ -92,7 +101,9 @@ class LayerWriter:
         if not is_folded:
             product = self.graph.add('Mul', product, self.graph.constant(gain[:, None, None], f'{name}.gain'))
         # not int32 in the convolution: with few bits its steps are coarse, and the simulation's bias is float
-        return self.graph.add('Add', product, self.graph.constant(bias[:, None, None], f'{name}.bias'), name=f'{name}.add')
+        return self.graph.add(
+            'Add', product, self.graph.constant(bias[:, None, None], f'{name}.bias'), name=f'{name}.add'
+        )
 
     def deconv(self, layer: nn.ConvTranspose2d, x: str) -> str:
         """Write a transposed convolution, which is float always."""
@@ -186,7 +197,9 @@ class LayerWriter:
 def _is_simulated(quantizer: Quantizer) -> bool:
     """Whether float operators of the graph do what an active quantizer does."""
     is_affine = isinstance(quantizer, UniformQuantizer) and quantizer.is_active
-    return is_affine and (why_no_activation_kernel(quantizer) is None or quantizer.spec.grid in ('uniform', 'symmetric'))
+    return is_affine and (
+        why_no_activation_kernel(quantizer) is None or quantizer.spec.grid in ('uniform', 'symmetric')
+    )
 
 
 def _array(bias: torch.Tensor | None, size: int) -> NDArray:

@@ -78,7 +78,9 @@ class SwinWriter:
         expect(ffn.gamma2, 'torch.nn.modules.linear.Identity')
         hidden, *rest = ffn.layers
         if not ffn.add_identity or len(rest) != 2 or not is_exactly(hidden[1], GELU):
-            raise Unsupported(f'feed-forward network {type(ffn).__name__} of {ffn.num_fcs} layers, {type(hidden[1]).__name__}')
+            raise Unsupported(
+                f'feed-forward network {type(ffn).__name__} of {ffn.num_fcs} layers, {type(hidden[1]).__name__}'
+            )
         x = self.graph.add('Gelu', self.layers.linear(hidden[0], x), approximate=hidden[1].approximate)
         return self.layers.linear(rest[0], x)
 
@@ -107,9 +109,13 @@ class SwinWriter:
         tokens = attention.window_size[0] * attention.window_size[1]
         self._note_products(attention)
         parts = []
-        for index, (factor, order) in enumerate(((attention.scale, [0, 2, 1, 3]), (1, [0, 2, 3, 1]), (1, [0, 2, 1, 3]))):
+        for index, (factor, order) in enumerate(
+            ((attention.scale, [0, 2, 1, 3]), (1, [0, 2, 3, 1]), (1, [0, 2, 1, 3]))
+        ):
             rows = slice(index * width, (index + 1) * width)  # three layers, so that engines fuse the attention
-            part = self._reshape(self.layers.linear(attention.qkv, x, rows, factor), [-1, tokens, heads, width // heads])
+            part = self._reshape(
+                self.layers.linear(attention.qkv, x, rows, factor), [-1, tokens, heads, width // heads]
+            )
             parts.append(self.graph.add('Transpose', part, perm=order))
         query, key, value = parts
         logits = self.graph.add('MatMul', query, key)
@@ -125,7 +131,9 @@ class SwinWriter:
         for name in ('query_key', 'probability_value'):
             product = getattr(attention, name, None)
             if product is not None and (product.left_quantizer.is_active or product.right_quantizer.is_active):
-                self.layers.account.notes.append(f'{self.layers.names[product]}: product of attention, float in the graph')
+                self.layers.account.notes.append(
+                    f'{self.layers.names[product]}: product of attention, float in the graph'
+                )
 
     def _merge(self, merging: nn.Module, x: str, extent: Extent) -> tuple[str, Extent]:
         expect(merging, f'{LAYERS}.PatchMerging')
@@ -159,5 +167,3 @@ def _position_bias(attention: nn.Module) -> np.ndarray:
     index = attention.relative_position_index.reshape(-1)
     table = attention.relative_position_bias_table.detach()[index].view(tokens, tokens, -1)
     return np.ascontiguousarray(table.permute(2, 0, 1).cpu().numpy())
-
-

@@ -37,7 +37,9 @@ class WindowWriter:
 
         def write() -> str:
             rows, columns = (self._sources(size, shift) for size in (extent.height, extent.width))
-            inside = self._outer('And', *(self._op('Less', i, n) for i, n in ((rows, extent.height), (columns, extent.width))))
+            inside = self._outer(
+                'And', *(self._op('Less', i, n) for i, n in ((rows, extent.height), (columns, extent.width)))
+            )
             index = self._outer('Add', self._op('Mul', rows, extent.width), columns)
             padding = self._op('Mul', extent.height, extent.width)
             return self._reshape(self._partition(self._op('Where', inside, index, padding), extent), [-1])
@@ -82,7 +84,11 @@ class WindowWriter:
         """Return the place in the shifted map of every place of the map."""
         places = self._op('Range', self._int(0), size, self._int(1))
         padded = self._padded(size)
-        return places if shift == 0 else self._op('Mod', self._op('Add', places, self._op('Sub', padded, self._int(shift))), padded)
+        return (
+            places
+            if shift == 0
+            else self._op('Mod', self._op('Add', places, self._op('Sub', padded, self._int(shift))), padded)
+        )
 
     def _bands(self, size: str, shift: int) -> str:
         padded = self._padded(size)

@@ -1,0 +1,75 @@
+"""The engines that run a subject, by name."""
+
+import copy
+from dataclasses import dataclass
+
+from torch import nn
+
+from ...engine.backends import BACKENDS as EAGER_BACKENDS
+from ...engine.graph_backends import Deployment, deploy_with_backend_
+from .subjects import Subject
+
+REFERENCE = 'ORT fp32'
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One way to run a model.
+
+    Attributes:
+        name: of the column.
+        backend: of `deploy_with_backend_`; None stays in torch, `eager` is the integer modules inside torch.
+        is_quantized: whether the quantized model runs.
+        precision: of what is not integer.
+    """
+
+    name: str
+    backend: str | None
+    is_quantized: bool
+    precision: str = 'f32'
+
+
+ENGINES = {
+    engine.name: engine
+    for engine in (
+        Engine('PyTorch fp32', None, False),
+        Engine(REFERENCE, 'onnxruntime', False),
+        Engine('OV f32', 'openvino', False),
+        Engine('OV bf16', 'openvino', False, 'bf16'),
+        Engine('ORT int8', 'onnxruntime', True),
+        Engine('OV int8', 'openvino', True),
+        Engine('OV int8 + bf16', 'openvino', True, 'bf16'),
+        Engine('eager int8', 'eager', True),
+    )
+}
+
+
+class Unavailable(RuntimeError):
+    """An engine that this machine or installation does not have; says why."""
+
+
+def prepare(engine: Engine, model: nn.Module, subject: Subject) -> tuple[nn.Module, Deployment | None]:
+    """Return a copy of a model that runs in an engine, and what became of its layers.
+
+    Float models get the image's size, with which engines are fastest; quantized ones serve any, as they are deployed.
+
+    Raises:
+        Unavailable: naming what is missing.
+    """
+    model = copy.deepcopy(model)
+    if engine.backend is None:
+        return model, None
+    if engine.backend == 'eager':
+        try:
+            EAGER_BACKENDS['int8'](model, None)
+        except ValueError as error:
+            raise Unavailable(str(error)) from error
+        return model, None
+    sizes = None if engine.is_quantized else dict(height=subject.height, width=subject.width)
+    try:
+        deployment = deploy_with_backend_(model, engine.backend, engine.precision, threads=1, sizes=sizes)
+    except ImportError as error:
+        raise Unavailable(str(error)) from error
+    if deployment.precision != engine.precision:
+        raise Unavailable(f'this CPU has no {engine.precision}: the engine computes in {deployment.precision}')
+    return model, deployment
