@@ -14,6 +14,7 @@ from .rewriting import keep_float, saturating_layers
 
 
 PRODUCTS = ('FullyConnected', 'Convolution', 'MatMul')
+WEIGHT = '/transpose_b'
 
 
 class OpenVino(Backend):
@@ -64,7 +65,10 @@ class OpenVinoSession(Session):
             kind, kernel = (info[key].value if key in info else '' for key in ('layerType', 'primitiveType'))
             for name in (operator.friendly_name, *info['originalLayersNames'].value.split(',')):
                 name = name.split('/Dequantization')[0].removesuffix('/WithoutBiases')
-                if kind in PRODUCTS or name not in found:  # a bias that was not fused has its layer's name, too
+                if name.endswith(WEIGHT):  # a float layer goes by the name of its bias; that of its weight stays
+                    name, kernel = name.removesuffix(WEIGHT), f'FullyConnected {kernel.removeprefix("unknown_")}'
+                    found.setdefault(name, kernel)
+                elif kind in PRODUCTS or name not in found:  # a bias that was not fused has its layer's name, too
                     found[name] = f'{kind} {kernel}'
         return found
 

@@ -1,0 +1,88 @@
+"""A layer's graph computes what its simulation does, in every engine, whatever the grid."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from .conftest import graph_of, onnx, quantized_layer, without_products  # noqa: F401
+
+ROWS = (torch.randn(64, 48, generator=torch.Generator().manual_seed(1)) * 2 + 0.5).clamp(-3, 4)
+
+
+@pytest.mark.parametrize('a_bits', [3, 4, 6, 7, 8])
+def test_linear_is_its_simulation_beyond_the_range_too(engine, a_bits: int) -> None:
+    """Inputs reach 3 times beyond the grid: below 8 bits only the Clip keeps codes within it."""
+    layer = quantized_layer(nn.Linear(48, 40), ROWS, 4, a_bits)
+    model, account = graph_of(layer, ('rows', 48))
+    x = 3 * ROWS
+    torch.testing.assert_close(engine.load(model, 1).run([x])[0], layer(x).detach(), rtol=1e-5, atol=1e-5)
+    assert account.layers[0].runs_as == 'integer' and account.layers[0].a_bits == a_bits
+
+
+def test_without_its_clip_a_4_bit_input_would_be_wrong() -> None:
+    runtime = pytest.importorskip('onnxruntime', reason='onnxruntime is not installed')
+    layer = quantized_layer(nn.Linear(48, 40), ROWS, 4, 4)
+    model, _ = graph_of(layer, ('rows', 48))
+    (clip,) = (node for node in model.graph.node if node.op_type == 'Clip')
+    quantize = next(node for node in model.graph.node if node.op_type == 'QuantizeLinear')
+    quantize.input[0] = clip.input[0]
+    session = runtime.InferenceSession(model.SerializeToString(), providers=['CPUExecutionProvider'])
+    (y,) = session.run(None, {'x': (3 * ROWS).numpy()})
+    assert (torch.from_numpy(y) - layer(3 * ROWS)).abs().max() > 1
+
+
+@pytest.mark.parametrize('w_bits', [2, 4, 7])
+def test_asymmetric_rows_up_to_7_bits_are_exact_int8(engine, w_bits: int) -> None:
+    """Rows of one sign have their zero point at an end: code - zero_point still fits."""
+    linear = nn.Linear(48, 40)
+    with torch.no_grad():
+        linear.weight[:20].abs_().add_(0.05)
+    layer = quantized_layer(linear, ROWS, w_bits)
+    model, _ = graph_of(layer, ('rows', 48))
+    torch.testing.assert_close(engine.load(model, 1).run([ROWS])[0], layer(ROWS).detach(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize('padding, stride', [(1, 1), (0, 2), (2, 1)])
+def test_convolution_pads_with_the_code_of_zero(engine, padding: int, stride: int) -> None:
+    x = torch.randn(2, 16, 9, 11) + 1
+    layer = quantized_layer(nn.Conv2d(16, 24, 3, stride, padding), x)
+    assert layer.input_quantizer.numbers['zero_point'] > 0
+    model, _ = graph_of(layer, ('n', 16, 'h', 'w'))
+    torch.testing.assert_close(engine.load(model, 1).run([x])[0], layer(x).detach(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('lowest', [-127, -128])
+def test_batch_norm_of_both_signs_goes_into_the_convolution(engine, lowest: int) -> None:
+    """-128 has no counterpart: then the norm stays an operator."""
+    x, norm = torch.rand(2, 16, 7, 7), nn.BatchNorm2d(24).eval()
+    with torch.no_grad():
+        norm.running_mean.normal_(), norm.running_var.uniform_(0.5, 2), norm.weight.normal_(), norm.bias.normal_()
+    layer = quantized_layer(nn.Conv2d(16, 24, 3, padding=1), x, 8, 6, grid='symmetric')
+    with torch.no_grad():
+        codes = (layer.weight / layer.weight_scale.view(-1, 1, 1, 1)).round().clamp(-127)
+        codes[0, 0, 0, 0], norm.weight[0] = lowest, -1.5
+        layer.weight.copy_(codes * layer.weight_scale.view(-1, 1, 1, 1))
+    model, _ = graph_of(layer, ('n', 16, 'h', 'w'), norm, relu=True)
+    assert ('Mul' in {node.op_type for node in model.graph.node}) == (lowest == -128)
+    with torch.no_grad():
+        expected = norm(layer(x)).relu()
+    torch.testing.assert_close(engine.load(model, 1).run([x])[0], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_non_integer_zero_point_is_simulated_in_float(engine) -> None:
+    layer = quantized_layer(nn.Linear(48, 40), ROWS)
+    layer.input_quantizer.set_parameters(layer.input_quantizer.numbers['scale'], 100.4)
+    model, account = graph_of(layer, ('rows', 48))
+    assert account.layers[0].runs_as == 'float' and 'zero point 100.4' in account.layers[0].reason
+    torch.testing.assert_close(engine.load(model, 1).run([ROWS])[0], layer(ROWS).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_weight_beside_its_grid_is_refused() -> None:
+    layer = quantized_layer(nn.Linear(48, 40), ROWS)
+    changed = copy.deepcopy(layer)
+    with torch.no_grad():
+        changed.weight[3, 4] += 0.3 * changed.weight_scale[3, 0]
+    with pytest.raises(ValueError, match='0.3 steps beside its grid'):
+        graph_of(changed, ('rows', 48))
