@@ -17,6 +17,9 @@ CONVOLUTIONS_AND_LINEARS = {  # what a head's forward used, which its session re
     MASK: ('convs', 'upsample', 'conv_logits'),
 }
 
+# regions come in multiples of this: engines prepare for every number of rows that they have not seen
+ROWS = 8
+
 
 @dataclass
 class Deployment:
@@ -99,13 +102,27 @@ def deploy_with_backend_(
     return deployment
 
 
-def backend_registrations() -> dict[str, Callable[..., Deployment]]:
-    """Return backend name -> function(model, config, **options), for the registry of `--backend`."""
+def register_graph_backends(
+    register: Callable[[str], Callable[[Callable[..., str]], Any]], speed_up: Callable[[nn.Module, bool], str]
+) -> None:
+    """Register `openvino` and `onnxruntime` with the registry of `--backend`.
 
-    def registration(name: str) -> Callable[..., Deployment]:
-        return lambda model, config=None, **options: deploy_with_backend_(model, name, **options)
+    Args:
+        register: name -> decorator of a function (model, config, **options) -> what it did, in words.
+        speed_up: (model, whether it is wanted) -> what it did to the operators that stay in torch, in words.
+    """
 
-    return {name: registration(name) for name in BACKENDS}
+    @register('openvino')
+    def run_in_openvino(
+        model: nn.Module, config: Any, fast_roi_align: bool = True, precision: str = 'f32', threads: int | None = None
+    ) -> str:
+        return deploy_with_backend_(model, 'openvino', precision, threads).summary + speed_up(model, fast_roi_align)
+
+    @register('onnxruntime')
+    def run_in_onnxruntime(
+        model: nn.Module, config: Any, fast_roi_align: bool = True, threads: int | None = None
+    ) -> str:
+        return deploy_with_backend_(model, 'onnxruntime', threads=threads).summary + speed_up(model, fast_roi_align)
 
 
 def _engine(backend: str | Backend) -> Backend:
@@ -175,7 +192,8 @@ class _RoiHead:
     @torch.no_grad()
     def __call__(self, features: Tensor) -> Any:
         rows = len(features)
-        outputs = self.session.run([features if rows else features.new_zeros(1, *features.shape[1:])])
+        missing = max(-rows % ROWS, ROWS - rows)
+        outputs = self.session.run([torch.nn.functional.pad(features, (0,) * 7 + (missing,))])
         outputs = [output[:rows] for output in outputs]
         return tuple(outputs) if self.is_pair else outputs[0]
 

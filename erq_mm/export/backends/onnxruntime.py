@@ -97,7 +97,7 @@ def _import() -> ModuleType:
         import onnxruntime
     except ImportError as error:
         raise ImportError(
-            '--backend onnxruntime needs the package onnxruntime: '
+            "back end 'onnxruntime' needs the package onnxruntime: "
             "pip install 'erq_mm[onnxruntime]' (or: pip install onnxruntime onnx)"
         ) from error
     return onnxruntime

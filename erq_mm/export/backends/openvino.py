@@ -12,7 +12,6 @@ from .base import PRECISIONS, Backend, Session, check_precision
 from .cpu import WAY_OUT, saturates
 from .rewriting import keep_float, saturating_layers
 
-
 PRODUCTS = ('FullyConnected', 'Convolution', 'MatMul')
 WEIGHT = '/transpose_b'
 
@@ -97,7 +96,8 @@ def _import() -> ModuleType:
         import openvino
     except ImportError as error:
         raise ImportError(
-            "--backend openvino needs the package openvino: pip install 'erq_mm[openvino]' (or: pip install openvino onnx)"
+            "back end 'openvino' needs the package openvino: "
+            "pip install 'erq_mm[openvino]' (or: pip install openvino onnx)"
         ) from error
     return openvino
 

@@ -1,5 +1,6 @@
 """What became of every layer of an exported part."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,12 +29,14 @@ class LayerRecord:
     reason: str = ''
 
     @property
+    def weights(self) -> int:
+        """Number of values of the weight."""
+        return math.prod(self.shape)
+
+    @property
     def weight_bytes(self) -> int:
         """Size of the weight in the graph: a byte or four per value."""
-        size = 1
-        for length in self.shape:
-            size *= length
-        return size * (1 if self.runs_as == INTEGER else 4)
+        return self.weights * (1 if self.runs_as == INTEGER else 4)
 
 
 @dataclass

@@ -76,7 +76,7 @@ class LayerWriter:
         return self.graph.add('Add', product, bias, name=f'{name}.add')
 
     def conv(self, layer: nn.Conv2d | QuantConv2d, x: str, norm: nn.Module | None = None) -> str:
-        """Write a convolution of (images, in, H, W), with an evaluated BatchNorm behind it in its weight if it has one."""
+        """Write a convolution of (images, in, H, W); an evaluated BatchNorm behind it goes into its weight."""
         attributes = dict(strides=layer.stride, dilations=layer.dilation, pads=(*layer.padding, *layer.padding))
         attributes |= dict(group=layer.groups, kernel_shape=layer.kernel_size)
         gain, shift = _batch_norm(norm, layer.out_channels)
@@ -110,8 +110,9 @@ class LayerWriter:
         name = self.names[layer]
         weight, bias = layer.weight.detach().cpu().numpy(), _array(layer.bias, layer.out_channels)
         pads = (*layer.padding, *layer.padding)
+        values = self.graph.constant(weight, f'{name}.weight'), self.graph.constant(bias, f'{name}.bias')
         product = self.graph.add(
-            'ConvTranspose', x, self.graph.constant(weight, f'{name}.weight'), self.graph.constant(bias, f'{name}.bias'),
+            'ConvTranspose', x, *values,
             name=name, strides=layer.stride, pads=pads, output_padding=layer.output_padding, group=layer.groups,
             dilations=layer.dilation, kernel_shape=layer.kernel_size,
         )  # fmt: skip

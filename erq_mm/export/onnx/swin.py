@@ -85,7 +85,7 @@ class SwinWriter:
         return self.layers.linear(rest[0], x)
 
     def _attention(self, attention: nn.Module, x: str, extent: Extent) -> str:
-        """Gather rows into windows, attend, and gather them back; the rows are codes already if the layer is integer."""
+        """Gather rows into windows, attend, and gather them back."""
         if not isinstance(attention, ShiftedWindows):
             expect(attention, f'{SWIN}.ShiftWindowMSA')
         inner, shift = attention.w_msa, attention.shift_size
