@@ -32,6 +32,11 @@ class ActivationGrid:
         """The smallest and the largest value of the grid."""
         return -self.zero_point * self.scale, (2**self.bits - 1 - self.zero_point) * self.scale
 
+    def encode(self, values: NDArray) -> NDArray:
+        """Return the codes of values, uint8."""
+        codes = np.round(values * np.float32(1 / self.scale)) + self.zero_point
+        return codes.clip(0, 2**self.bits - 1).astype(np.uint8)
+
 
 @dataclass(frozen=True)
 class IntegerWeight:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ...nn.layers import QuantConv2d
 from ...nn.recognition import is_exactly, type_name
 from .layers import BatchNorm, LayerWriter
 from .supported import Unsupported, expect
@@ -44,9 +43,9 @@ class HeadWriter:
         scores, deltas = [], []
         for x in maps:
             for conv in convs:
-                x = self.conv_module(conv, x) if _is_conv_module(conv) else self._relu(self._conv(conv, x))
-            scores.append(self._conv(head.rpn_cls, x))
-            deltas.append(self._conv(head.rpn_reg, x))
+                x = self.conv_module(conv, x) if _is_conv_module(conv) else self._relu(self.layers.conv(conv, x))
+            scores.append(self.layers.conv(head.rpn_cls, x))
+            deltas.append(self.layers.conv(head.rpn_reg, x))
         return scores, deltas
 
     def box_head(self, head: nn.Module, x: str) -> tuple[str, str]:
@@ -60,7 +59,7 @@ class HeadWriter:
         deltas = self._branch(x, head.reg_convs, head.reg_fcs, is_flat)
         if not is_flat:  # flattening twice changes nothing
             scores, deltas = (self.graph.add('Flatten', x, axis=1) for x in (scores, deltas))
-        return self._linear(head.fc_cls, scores), self._linear(head.fc_reg, deltas)
+        return self.layers.linear(head.fc_cls, scores), self.layers.linear(head.fc_reg, deltas)
 
     def mask_head(self, head: nn.Module, x: str) -> str:
         """Write a mask head behind its RoI features: logits of every class."""
@@ -71,7 +70,7 @@ class HeadWriter:
             x = self.conv_module(module, x)
         if head.upsample_method == 'deconv':
             x = self._relu(self.layers.deconv(head.upsample, x))
-        return self._conv(head.conv_logits, x)
+        return self.layers.conv(head.conv_logits, x)
 
     def conv_module(self, module: nn.Module, x: str) -> str:
         """Write mmcv's convolution with norm and activation."""
@@ -81,7 +80,7 @@ class HeadWriter:
         norm = module.norm if module.with_norm else None
         if norm is not None and not (isinstance(norm, BatchNorm) and norm.track_running_stats and norm.affine):
             raise Unsupported(f'convolution with {type_name(norm)} behind it')
-        x = self._conv(module.conv, x, norm)
+        x = self.layers.conv(module.conv, x, norm)
         if not module.with_activation:
             return x
         if not is_exactly(module.activate, RELU):
@@ -94,16 +93,8 @@ class HeadWriter:
         if len(fcs) and not is_flat:
             x = self.graph.add('Flatten', x, axis=1)
         for fc in fcs:
-            x = self._relu(self._linear(fc, x))
+            x = self._relu(self.layers.linear(fc, x))
         return x
-
-    def _conv(self, conv: nn.Module, x: str, norm: nn.Module | None = None) -> str:
-        if not isinstance(conv, QuantConv2d):
-            expect(conv, 'torch.nn.modules.conv.Conv2d' if not _is_wrapped(conv) else type_name(conv))
-        return self.layers.conv(conv, x, norm)
-
-    def _linear(self, linear: nn.Module, x: str) -> str:
-        return self.layers.linear(linear, x)
 
     def _relu(self, x: str) -> str:
         return self.graph.add('Relu', x)
@@ -127,8 +118,3 @@ class HeadWriter:
 
 def _is_conv_module(module: nn.Module) -> bool:
     return type_name(module) == 'mmcv.cnn.bricks.conv_module.ConvModule'
-
-
-def _is_wrapped(conv: nn.Module) -> bool:
-    """Whether a convolution is mmcv's, which differs from torch's for empty inputs of old versions alone."""
-    return type_name(conv) == 'mmcv.cnn.bricks.wrappers.Conv2d'

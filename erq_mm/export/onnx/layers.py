@@ -13,6 +13,7 @@ from torch import nn
 from ...core.quantizers import Quantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
+from ...nn.recognition import PlainLayer, as_plain_layer, type_name
 from .account import FLOAT, INTEGER, Account, LayerRecord
 from .codes import (
     ActivationGrid,
@@ -23,7 +24,9 @@ from .codes import (
     why_no_kernel,
 )
 from .graph import GraphBuilder
+from .supported import Unsupported, expect
 
+TRANSPOSED = ('torch.nn.modules.conv.ConvTranspose2d', 'mmcv.cnn.bricks.wrappers.ConvTranspose2d')
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
 
@@ -39,74 +42,80 @@ class LayerWriter:
         self.graph, self.names = graph, names
         self.account = Account()
 
-    def linear(
-        self, layer: nn.Linear | QuantLinear, x: str, rows: slice = slice(None), factor: float = 1.0,
-        columns: NDArray | None = None,
-    ) -> str:  # fmt: skip
+    def linear(self, layer: nn.Linear | QuantLinear, x: str, columns: NDArray | None = None) -> str:
         """Write y = x_q W_q^T + b, x of shape (tokens, in).
+
+        Args:
+            columns: order in which the weight's columns meet those of `x`; None is their own.
+        """
+        grid = self.input_grid(layer)
+        return self.linear_of_codes(layer, x if grid is None else self.codes(x, grid), columns=columns)
+
+    def linear_of_codes(
+        self,
+        layer: nn.Linear | QuantLinear,
+        x: str,
+        rows: slice = slice(None),
+        factor: float = 1.0,
+        columns: NDArray | None = None,
+    ) -> str:
+        """Write a layer behind the codes of its input (its input itself, if the layer runs in float).
 
         Args:
             rows: of the weight, so of the output: queries, keys and values are rows of one layer.
             factor: the output is multiplied by it, without an operator.
-            columns: order in which the weight's columns meet those of `x`; None is their own.
         """
-        name, suffix = self.names[layer], '' if rows == slice(None) else f':{rows.start}'
-        codes = x if self._runs_in_float(layer) else self.codes(x, activation_grid(layer.input_quantizer))
-        return self.linear_of_codes(layer, codes, rows, factor, columns, name=f'{name}{suffix}')
-
-    def linear_of_codes(
-        self, layer: nn.Linear | QuantLinear, x: str, rows: slice, factor: float, columns: NDArray | None, name: str
-    ) -> str:
-        """Write the layer behind its input's codes (its input, if it runs in float)."""
-        order = slice(None) if columns is None else columns
-        if self._runs_in_float(layer):
-            weight = layer.weight.detach().cpu().numpy()[rows][:, order] * np.float32(factor)
-            value = self.graph.constant(weight.T, f'{name}.weight')
-            product = self.graph.add('MatMul', self._float_input(layer, x), value, name=name)
-            bias = None if layer.bias is None else layer.bias.detach().cpu().numpy()
+        name = self.names[layer] + ('' if rows.start is None else f':{rows.start}')
+        order, grid, factor = slice(None) if columns is None else columns, self.input_grid(layer), np.float32(factor)
+        if grid is None:
+            plain = _plain(layer)
+            weight = self._float_weight(plain.weight.detach().cpu().numpy()[rows][:, order].T * factor, name)
+            product = self.graph.add('MatMul', self._float_input(layer, x), weight, name=name)
+            bias = None if plain.bias is None else _array(plain.bias, layer.out_features)
         else:
-            integer, grid = integer_weight(layer), activation_grid(layer.input_quantizer)
-            scale, bias = integer.scale[rows] * np.float32(factor), integer.bias
-            value = self._dequantized_weight(integer.codes[rows][:, order].T, scale, 1, name)
-            product = self.graph.add('MatMul', self.dequantized(x, grid), value, name=name)
+            integer = integer_weight(layer)
+            bias = integer.bias
+            weight = self._dequantized_weight(integer.codes[rows][:, order].T, integer.scale[rows] * factor, 1, name)
+            product = self.graph.add('MatMul', self.dequantized(x, grid), weight, name=name)
         self._record(layer, product)
         if bias is None:
             return product
-        bias = self.graph.constant(bias[rows] * np.float32(factor), f'{name}.bias')
-        return self.graph.add('Add', product, bias, name=f'{name}.add')
+        return self.graph.add('Add', product, self._float_weight(bias[rows] * factor, name, 'bias'), name=f'{name}.add')
 
     def conv(self, layer: nn.Conv2d | QuantConv2d, x: str, norm: nn.Module | None = None) -> str:
         """Write a convolution of (images, in, H, W); an evaluated BatchNorm behind it goes into its weight."""
+        mode = getattr(layer, 'padding_mode', 'zeros')
+        if isinstance(layer.padding, str) or mode != 'zeros':
+            raise Unsupported(f'convolution with padding={layer.padding!r}, mode {mode!r}')
         attributes = dict(strides=layer.stride, dilations=layer.dilation, pads=(*layer.padding, *layer.padding))
         attributes |= dict(group=layer.groups, kernel_shape=layer.kernel_size)
         gain, shift = _batch_norm(norm, layer.out_channels)
-        name = self.names[layer]
-        if self._runs_in_float(layer):
-            weight = layer.weight.detach().cpu().numpy() * gain[:, None, None, None]
-            bias = _array(layer.bias, layer.out_channels) * gain + shift
-            inputs = self._float_input(layer, x), self.graph.constant(weight, f'{name}.weight')
-            product = self.graph.add(
-                'Conv', *inputs, self.graph.constant(bias, f'{name}.bias'), name=name, **attributes
-            )
+        name, grid = self.names[layer], self.input_grid(layer)
+        if grid is None:
+            plain = _plain(layer)
+            weight = self._float_weight(plain.weight.detach().cpu().numpy() * gain[:, None, None, None], name)
+            bias = self._float_weight(_array(plain.bias, layer.out_channels) * gain + shift, name, 'bias')
+            product = self.graph.add('Conv', self._float_input(layer, x), weight, bias, name=name, **attributes)
             self._record(layer, product)
             return product
-        grid, integer = activation_grid(layer.input_quantizer), integer_weight(layer)
-        is_folded = _can_fold(integer, gain)
+        integer = integer_weight(layer)
         bias = _array(layer.bias, layer.out_channels) * gain + shift
+        is_folded = _can_fold(integer, gain)
         if is_folded:
             integer = IntegerWeight(_turned(integer.codes, gain), integer.scale * np.abs(gain), None)
         weight = self._dequantized_weight(integer.codes, integer.scale, 0, name)
         product = self.graph.add('Conv', self.dequantized(self.codes(x, grid), grid), weight, name=name, **attributes)
         self._record(layer, product)
         if not is_folded:
-            product = self.graph.add('Mul', product, self.graph.constant(gain[:, None, None], f'{name}.gain'))
+            product = self.graph.add('Mul', product, self._float_weight(gain[:, None, None], name, 'gain'))
         # not int32 in the convolution: with few bits its steps are coarse, and the simulation's bias is float
-        return self.graph.add(
-            'Add', product, self.graph.constant(bias[:, None, None], f'{name}.bias'), name=f'{name}.add'
-        )
+        bias = self._float_weight(bias[:, None, None], name, 'bias')
+        return self.graph.add('Add', product, bias, name=f'{name}.add')
 
     def deconv(self, layer: nn.ConvTranspose2d, x: str) -> str:
         """Write a transposed convolution, which is float always."""
+        if type_name(layer) not in TRANSPOSED:
+            raise Unsupported(f'transposed convolution of type {type_name(layer)}')
         name = self.names[layer]
         weight, bias = layer.weight.detach().cpu().numpy(), _array(layer.bias, layer.out_channels)
         pads = (*layer.padding, *layer.padding)
@@ -121,6 +130,9 @@ class LayerWriter:
 
     def layer_norm(self, norm: nn.LayerNorm, x: str, columns: NDArray | None = None) -> str:
         """Write a LayerNorm over the last dimension; `columns` as in `linear`."""
+        expect(norm, 'torch.nn.modules.normalization.LayerNorm')
+        if norm.bias is None or len(norm.normalized_shape) != 1:
+            raise Unsupported(f'{norm}: only norms over channels with weight and bias')
         order = slice(None) if columns is None else columns
         weight, bias = (t.detach().cpu().numpy()[order] for t in (norm.weight, norm.bias))
         name = self.names[norm]
@@ -149,7 +161,8 @@ class LayerWriter:
 
     def input_grid(self, layer: nn.Module) -> ActivationGrid | None:
         """Return the grid of a layer's input, or None if the layer runs in float."""
-        return None if self._runs_in_float(layer) else activation_grid(layer.input_quantizer)
+        runs_in_float = not isinstance(layer, QuantLayer) or why_no_kernel(layer) is not None
+        return None if runs_in_float else activation_grid(layer.input_quantizer)
 
     def _scales(self, grid: ActivationGrid) -> tuple[str, str]:
         scale = self.graph.constant(np.float32(grid.scale), 'input_scale')
@@ -164,8 +177,9 @@ class LayerWriter:
 
         return self.graph.once(('weight', name), write)  # heads run on several levels
 
-    def _runs_in_float(self, layer: nn.Module) -> bool:
-        return not isinstance(layer, QuantLayer) or why_no_kernel(layer) is not None
+    def _float_weight(self, values: NDArray, name: str, what: str = 'weight') -> str:
+        """Return a float constant of a layer; heads that run on several levels share it."""
+        return self.graph.once((what, name), lambda: self.graph.constant(values, f'{name}.{what}'))
 
     def _float_input(self, layer: nn.Module, x: str) -> str:
         """Return the input of a layer that runs in float: fake-quantized if its grid is affine, else as it is."""
@@ -201,6 +215,14 @@ def _is_simulated(quantizer: Quantizer) -> bool:
     return is_affine and (
         why_no_activation_kernel(quantizer) is None or quantizer.spec.grid in ('uniform', 'symmetric')
     )
+
+
+def _plain(layer: nn.Module) -> PlainLayer:
+    """Return what a layer that runs in float multiplies by."""
+    plain = PlainLayer(layer.weight, layer.bias) if isinstance(layer, QuantLayer) else as_plain_layer(layer)
+    if isinstance(plain, str):
+        raise Unsupported(plain)
+    return plain
 
 
 def _array(bias: torch.Tensor | None, size: int) -> NDArray:

@@ -93,6 +93,9 @@ class SwinWriter:
             expect(inner, f'{SWIN}.WindowMSA')
         pad = getattr(attention, 'pad_value', None)
         pad = np.zeros(inner.embed_dims, np.float32) if pad is None else pad.detach().cpu().numpy()
+        grid = self.layers.input_grid(inner.qkv)
+        if grid is not None:  # codes are a quarter of the memory to move
+            x, pad = self.layers.codes(x, grid), grid.encode(pad)
         windows = WindowWriter(self.graph, attention.window_size)
         rows = self._gather_padded(x, pad, windows.into_windows(extent, shift), self.layers.names[attention])
         mask = windows.mask(extent, shift) if shift > 0 else None
@@ -104,7 +107,11 @@ class SwinWriter:
         return self.graph.add('Gather', self.graph.add('Concat', x, row, axis=0), index, axis=0, name=f'{name}.gather')
 
     def _windows(self, attention: nn.Module, x: str, mask: str | None) -> str:
-        """Write the attention of windows, rows (windows * tokens, channels) in and out."""
+        """Write the attention of windows, rows (windows * tokens, channels) in and out.
+
+        Args:
+            x: codes, if the layer of queries, keys and values is integer.
+        """
         width, heads = attention.embed_dims, attention.num_heads
         tokens = attention.window_size[0] * attention.window_size[1]
         self._note_products(attention)
@@ -113,9 +120,8 @@ class SwinWriter:
             ((attention.scale, [0, 2, 1, 3]), (1, [0, 2, 3, 1]), (1, [0, 2, 1, 3]))
         ):
             rows = slice(index * width, (index + 1) * width)  # three layers, so that engines fuse the attention
-            part = self._reshape(
-                self.layers.linear(attention.qkv, x, rows, factor), [-1, tokens, heads, width // heads]
-            )
+            part = self.layers.linear_of_codes(attention.qkv, x, rows, factor)
+            part = self._reshape(part, [-1, tokens, heads, width // heads])
             parts.append(self.graph.add('Transpose', part, perm=order))
         query, key, value = parts
         logits = self.graph.add('MatMul', query, key)
