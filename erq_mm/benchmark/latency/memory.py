@@ -5,7 +5,6 @@
 prints the growth of the process's high-water mark, from before the graph is loaded to after two forwards, in bytes.
 """
 
-import resource
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ...calibration.memory import process_peak_bytes
 from ...export.backends import BACKENDS
 from ...export.onnx.dependency import import_onnx
 
@@ -31,15 +31,11 @@ def peak_mb(model: Any, backend: str, precision: str, height: int, width: int) -
 def _measure(path: str, backend: str, precision: str, height: str, width: str) -> int:
     engine, image = BACKENDS[backend](), torch.zeros(1, 3, int(height), int(width))
     __import__(engine.name)
-    before = _peak()
+    before = process_peak_bytes()
     session = engine.load(import_onnx().load(path), 1, precision)
     for _ in range(2):
         session.run([image])
-    return _peak() - before
-
-
-def _peak() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return process_peak_bytes() - before
 
 
 if __name__ == '__main__':
