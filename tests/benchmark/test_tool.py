@@ -1,7 +1,6 @@
 """tools/benchmark.py for real: cells on the tiny set, resumed, with one that fails; and the analyses."""
 
 import csv
-import importlib.util
 import json
 import shutil
 import sys
@@ -12,6 +11,7 @@ from typing import Any
 import pytest
 
 from erq_mm.benchmark import analyses
+from erq_mm.benchmark.comparing import main
 from erq_mm.benchmark.figures import ANALYSIS_FIGURES
 from erq_mm.benchmark.study import load_study
 from erq_mm.benchmark.worker import run_cell
@@ -42,15 +42,12 @@ def grid(tiny_detector: dict[str, Any], tmp_path: Path) -> Path:
 @pytest.fixture
 def run_tool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> Callable[..., str]:
     """Return a function that runs the tool in `tmp_path` and returns what it printed, or the message it ended with."""
-    spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools/benchmark.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> str:
         monkeypatch.setattr(sys, 'argv', ['benchmark.py', *arguments])
         try:
-            tool.main()
+            main()
         except SystemExit as end:
             return str(end)
         return capsys.readouterr().out
