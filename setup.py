@@ -1,15 +1,33 @@
 """Package metadata. torch, mmcv and mmdet are checked when the plugin is imported, not pinned here (see README)."""
 
 import re
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'erq_mm/__init__.py').read_text()).group(1)
 GRAPHS = ['onnx', 'onnxscript']  # what writes them; the tested versions are in requirements/export.txt
 
+
+class BuildWithConfigs(build_py):
+    """Puts the configs into a wheel where mmengine looks for those of a package, without the demo's checkpoints."""
+
+    def run(self) -> None:
+        super().run()
+        if not self.editable_mode:  # a clone has them beside the package
+            mim = Path(self.build_lib) / 'erq_mm/.mim'
+            shutil.rmtree(mim, ignore_errors=True)
+            shutil.copytree(
+                ROOT / 'configs', mim / 'configs', ignore=shutil.ignore_patterns('checkpoints', '__pycache__')
+            )
+            (mim / 'model-index.yml').write_text('Import: []\n')  # mmengine reads it first
+
+
 setup(
+    cmdclass={'build_py': BuildWithConfigs},
     name='erq_mm',
     version=VERSION,
     description='Post-training quantization of Swin detectors for mmdet 3.x',

@@ -59,7 +59,13 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('grids', nargs='*', type=Path, metavar='GRID.py', help='grid files, see configs/benchmark')
+    parser.add_argument(
+        'grids',
+        nargs='*',
+        type=Path,
+        metavar='GRID.py',
+        help='grid files, see configs/benchmark; or erq_mm::benchmark/table4.py',
+    )
     grid = parser.add_argument_group('grid (replaces the key of the grid files)')
     grid.add_argument('--detectors', nargs='+', help='\'mask\' and \'cascade\', or JSON: {"config":, "checkpoint":}')
     grid.add_argument('--recipes', nargs='+', help='names, or JSON with options: {"type": "erq", "lam": 0.01}')

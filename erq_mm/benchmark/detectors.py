@@ -110,6 +110,11 @@ def _demo_detector(name: str, root: Path) -> Detector:
             f'are {sorted(DEMO)}, your own is dict(config=..., checkpoint=...)'
         )
     folder, file = Path(os.path.relpath(root / 'configs/shapes')), DEMO[name]
+    if not (folder / 'checkpoints').is_dir():
+        raise FileNotFoundError(
+            f'the demo detector {name!r} is in the repository, not in the installed package: give your own, '
+            'detectors=[dict(config=..., checkpoint=...)], or run tools/benchmark.py of a clone'
+        )
     return Detector(name, str(folder / f'{file}_shapes.py'), str(folder / f'checkpoints/{file}.pth'), _demo_data(root))
 
 

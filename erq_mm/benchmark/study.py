@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..analysis.error_ratios import BASE, COMPONENTS
+from ..engine.shipped_configs import is_shipped, shipped_config
 from .cells import KINDS, Cell
 from .choices import (
     RecipeChoice,
@@ -105,14 +106,16 @@ def component_cell(study: Study, detector: Detector, options: Mapping[str, Any])
 
 
 def load_study(path: Path, overrides: Mapping[str, Any], root: Path) -> Study:
-    """Read and check a grid file; `overrides` replace its keys.
+    """Read and check a grid file, or one of ours by name (`erq_mm::benchmark/table4.py`); `overrides` replace its keys.
 
     Raises:
         FileNotFoundError, ValueError: naming the file, the thing, its value and the way out.
     """
-    path = Path(path)
+    path = shipped_config(str(path)) if is_shipped(str(path)) else Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f'grid file {path} does not exist; ready ones are in configs/benchmark')
+        raise FileNotFoundError(
+            f'grid file {path} does not exist; ready ones are in configs/benchmark, or erq_mm::benchmark/table4.py'
+        )
     try:
         return build_study(path.stem, Config.fromfile(str(path)).to_dict() | dict(overrides), root)
     except (TypeError, ValueError) as error:

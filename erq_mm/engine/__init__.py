@@ -14,8 +14,10 @@ from .hook import ERQHook  # noqa: E402
 from .inference import quantize_detector_  # noqa: E402
 from .quantized_detector import build_quantized_detector  # noqa: E402
 from .saved_checkpoints import register_loader  # noqa: E402
+from .shipped_configs import register_config_names  # noqa: E402
 
 allow_training_checkpoints()
 register_loader()
+register_config_names()
 
 __all__ = ['BackendHook', 'ERQHook', 'build_quantized_detector', 'quantize_detector_']

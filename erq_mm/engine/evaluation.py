@@ -26,6 +26,7 @@ from .backends import BACKENDS
 from .checkpoints import CheckpointGuardHook
 from .image_sets import leaf_datasets
 from .quantized_detector import is_quantized_detector
+from .shipped_configs import is_shipped, shipped_config
 
 
 def main(description: str | None = None, arguments: list[str] | None = None) -> dict[str, Any]:
@@ -53,7 +54,7 @@ def leave_together() -> None:
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser: mmdet's arguments, --recipe and --backend."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or a name like mmdet::swin/...')
+    parser.add_argument('config', help='config file, or a name like mmdet::swin/... or erq_mm::swin/...')
     parser.add_argument('checkpoint', help='float checkpoint, or a quantized model of tools/quantize.py')
     parser.add_argument('--work-dir', help='folder for logs and reports (default: work_dirs/<config name>)')
     parser.add_argument('--out', help='.pkl file for the predictions, to be evaluated offline')
@@ -110,6 +111,8 @@ def parse_recipe(text: str) -> dict[str, Any]:
 
 def load_config(name: str) -> Config:
     """Return the config of a file, or of a `package::name`."""
+    if is_shipped(name):
+        return Config.fromfile(shipped_config(name))
     if '::' in name and not os.path.exists(name):
         return get_config(name)
     return Config.fromfile(name)

@@ -46,7 +46,7 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """Return the parser."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file with the data to calibrate on, or a name like mmdet::swin/...')
+    parser.add_argument('config', help='config with the data to calibrate on: a file, or a name like erq_mm::swin/...')
     parser.add_argument('checkpoint', help='float checkpoint')
     parser.add_argument(
         '--recipe',
