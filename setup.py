@@ -1,4 +1,4 @@
-"""Package metadata. torch, mmcv and mmdet are checked when the plugin is imported, not pinned here (see README)."""
+"""Package metadata. torch, mmcv and mmdet are checked on import of the plugin, not pinned (docs/installation.md)."""
 
 import re
 import shutil
