@@ -38,6 +38,13 @@ COMMANDS = {
         """
     erq-mm quantize CONFIG CHECKPOINT --recipe erq_w4a4 --out model.safetensors""",
     ),
+    'export': Command(
+        'engine.exporting',
+        'Write a saved quantized detector as ONNX graphs with Q/DQ, and prove which layers become integer kernels.',
+        """
+    erq-mm export model.safetensors --out graphs
+    erq-mm test CONFIG model.safetensors --backend openvino""",
+    ),
     'benchmark': Command(
         'benchmark.comparing',
         'Compare recipes on a grid of detectors x bits x calibration images x seeds, as tables, plots and a page.',

@@ -14,6 +14,7 @@ from torch import nn
 
 from ..export.integer import deploy_
 from ..nn.layers import QuantLayer
+from .graph_backends import register_graph_backends
 from .hook import ERQHook, unwrap
 from .roi_align import speed_up_roi_align_
 
@@ -80,6 +81,9 @@ def _check_on_cpu(model: nn.Module) -> None:
 def _roi_align(model: nn.Module, wanted: bool) -> str:
     replaced = speed_up_roi_align_(model) if wanted else []
     return f'\n{len(replaced)} RoIAlign run as sums of embeddings' if replaced else ''
+
+
+register_graph_backends(register_backend, _roi_align)
 
 
 @HOOKS.register_module()
