@@ -8,7 +8,7 @@ import pytest
 from erq_mm import __version__
 from erq_mm.cli import COMMANDS, main
 
-READY = [name for name in COMMANDS if name != 'export']
+READY = list(COMMANDS)
 
 
 @pytest.fixture(autouse=True)
