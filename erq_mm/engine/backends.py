@@ -66,7 +66,10 @@ def run_as_integers(model: nn.Module, config: Config, fast_roi_align: bool = Tru
     aligned = _roi_align(model, fast_roi_align)
     # mmcv's operators read the memory of their inputs as if it were contiguous
     channels_last = not any(type(module).__module__.startswith('mmcv.ops') for module in model.modules())
-    return f'{deploy_(model, wide_weights, channels_last)}{aligned}'
+    deployment = deploy_(model, wide_weights, channels_last)
+    if not deployment.integer:
+        MMLogger.get_current_instance().warning(f'back end int8 runs nothing as integers: {deployment}')
+    return f'{deployment}{aligned}'
 
 
 def _check_on_cpu(model: nn.Module) -> None:

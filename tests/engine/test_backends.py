@@ -1,5 +1,7 @@
 """Back ends in real evaluations: what int8 runs, that it is the simulated model, and the guard around it."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from mmcv.ops import RoIAlign
@@ -12,7 +14,7 @@ from erq_mm.engine.backends import BACKENDS, BackendHook, register_backend
 from erq_mm.engine.evaluation import add_backend
 from erq_mm.engine.hook import unwrap
 from erq_mm.engine.roi_align import TableRoIAlign
-from erq_mm.export.integer import IntegerConv2d, IntegerLayer, IntegerLinear
+from erq_mm.export.integer import IntegerConv2d, IntegerLayer, IntegerLinear, operators
 from erq_mm.nn.layers import QuantLayer
 
 
@@ -127,6 +129,16 @@ def test_command_line_keeps_the_options_of_a_configured_back_end() -> None:
     assert config.default_hooks.backend.fast_roi_align is False
     add_backend(config, 'simulated')
     assert config.default_hooks.backend == {'type': 'BackendHook', 'backend': 'simulated'}
+
+
+def test_nothing_that_runs_as_integers_is_a_warning(monkeypatch) -> None:
+    monkeypatch.setattr(operators, 'NAMES', ('qlinear_of_tomorrow',))
+    model = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 4))
+    erq_mm.quantize_(model, lambda m: m(torch.randn(20, 8)), 'rtn', 4, 8)
+    warnings = []
+    monkeypatch.setattr(backends.MMLogger, 'get_current_instance', lambda: SimpleNamespace(warning=warnings.append))
+    assert BACKENDS['int8'](model, Config()).startswith('0 of 1 quantized layers')
+    assert 'runs nothing as integers' in warnings[0] and 'lacks the operators' in warnings[0]
 
 
 def test_training_is_refused() -> None:
