@@ -146,7 +146,7 @@ def _install(detector: nn.Module, part: Part, session: Session) -> None:
     if kind == BACKBONE:
         detector.backbone = _Backbone(session)
         if getattr(detector, 'neck', None) is not None:
-            detector.neck = None  # its maps come out of the session, too
+            detector.neck = _Neck()
         return
     if kind == RPN:
         head, forward = detector.rpn_head, _Rpn(session)
@@ -168,6 +168,13 @@ class _Backbone(nn.Module):
     @torch.no_grad()
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         return _stacked([self.session.run([image]) for image in images.float().split(1)])
+
+
+class _Neck(nn.Module):
+    """The neck's maps, which come out of the backbone's session; for code that looks at the neck."""
+
+    def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return maps
 
 
 class _Rpn:

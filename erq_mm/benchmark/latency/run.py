@@ -114,8 +114,8 @@ def _look_closer(
     if args.memory:
         result.peak_mb[engine.name] = peak_mb(graph, engine.backend, engine.precision, subject.height, subject.width)
     if args.profile:
-        session = BACKENDS[engine.backend]().load(graph, 1, engine.precision)
-        result.profiles[engine.name] = session.profile([torch.zeros(1, 3, subject.height, subject.width)], runs=2)
+        inputs = [torch.zeros(1, 3, subject.height, subject.width)]
+        result.profiles[engine.name] = BACKENDS[engine.backend]().profile(graph, inputs, 2, 1, engine.precision)
 
 
 def write(results: list[Result], out: Path) -> None:

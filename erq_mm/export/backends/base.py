@@ -31,10 +31,6 @@ class Session(ABC):
     def kernels(self) -> dict[str, str]:
         """Return node name of the graph -> the kernel that the optimized graph runs it with."""
 
-    @abstractmethod
-    def profile(self, inputs: Sequence[Tensor], runs: int) -> dict[str, float]:
-        """Return operator type of the optimized graph -> milliseconds per run."""
-
     @staticmethod
     @abstractmethod
     def is_integer(kernel: str) -> bool:
@@ -65,7 +61,14 @@ class Backend(ABC):
 
         Raises:
             ValueError: a precision that the engine does not have.
+            ImportError: the engine is not installed; names the extra.
         """
+
+    @abstractmethod
+    def profile(
+        self, model: Any, inputs: Sequence[Tensor], runs: int, threads: int | None = None, precision: str = 'f32'
+    ) -> dict[str, float]:
+        """Return operator type of the optimized graph -> milliseconds per run, for inputs in the graph's order."""
 
 
 @dataclass(frozen=True)

@@ -36,35 +36,17 @@ class OnnxRuntime(Backend):
         check_precision(precision, ('f32',), self.name)
         unsigned = saturating_layers(model) if saturates() else []
         notes = [f'{len(unsigned)} layers with unsigned weights, which is slower: {WHY_UNSIGNED}'] if unsigned else []
-        return OnnxRuntimeSession(fuse_integer_layers(model, unsigned), threads, sizes or {}, notes)
+        return OnnxRuntimeSession(fuse_integer_layers(model, unsigned), _options(threads, sizes), notes)
 
-
-class OnnxRuntimeSession(Session):
-    """An inference session."""
-
-    precision = 'f32'
-
-    def __init__(self, model: Any, threads: int | None, sizes: dict[str, int], notes: list[str]) -> None:
-        self._model, self._threads, self._sizes, self.notes = model, threads, sizes, notes
-        self._session = self._start()
-        self._inputs = [value.name for value in self._session.get_inputs()]
-
-    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        feed = {name: x.contiguous().numpy() for name, x in zip(self._inputs, inputs, strict=True)}
-        return [torch.from_numpy(np.asarray(y)) for y in self._session.run(None, feed)]
-
-    def kernels(self) -> dict[str, str]:
-        onnx = import_onnx()
+    def profile(
+        self, model: Any, inputs: Sequence[Tensor], runs: int, threads: int | None = None, precision: str = 'f32'
+    ) -> dict[str, float]:
+        unsigned = saturating_layers(model) if saturates() else []
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / 'optimized.onnx'
-            self._start(optimized_model_filepath=str(path))
-            nodes = onnx.load(path).graph.node
-        return {TOKEN.sub('', node.name): node.op_type for node in nodes}
-
-    def profile(self, inputs: Sequence[Tensor], runs: int) -> dict[str, float]:
-        with tempfile.TemporaryDirectory() as folder:
-            session = self._start(enable_profiling=True, profile_file_prefix=f'{folder}/profile')
-            feed = {name: x.contiguous().numpy() for name, x in zip(self._inputs, inputs, strict=True)}
+            options = _options(threads, None)
+            options.enable_profiling, options.profile_file_prefix = True, f'{folder}/profile'
+            session = _start(fuse_integer_layers(model, unsigned), options)
+            feed = _feed([value.name for value in session.get_inputs()], inputs)
             for _ in range(runs + 1):
                 session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text())
@@ -75,21 +57,49 @@ class OnnxRuntimeSession(Session):
             spent[kind] = spent.get(kind, 0.0) + event['dur'] / 1000 / runs
         return spent
 
+
+class OnnxRuntimeSession(Session):
+    """An inference session; the model itself is not kept."""
+
+    precision = 'f32'
+
+    def __init__(self, model: Any, options: Any, notes: list[str]) -> None:
+        self.notes = notes
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / 'optimized.onnx'
+            options.optimized_model_filepath = str(path)
+            self._session = _start(model, options)
+            nodes = import_onnx().load(path).graph.node
+            self._kernels = {TOKEN.sub('', node.name): node.op_type for node in nodes}
+        self._inputs = [value.name for value in self._session.get_inputs()]
+
+    def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
+        return [torch.from_numpy(np.asarray(y)) for y in self._session.run(None, _feed(self._inputs, inputs))]
+
+    def kernels(self) -> dict[str, str]:
+        return self._kernels
+
     @staticmethod
     def is_integer(kernel: str) -> bool:
         return kernel in INTEGER_KERNELS
 
-    def _start(self, **settings: Any) -> Any:
-        runtime = _import()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        for name, size in self._sizes.items():
-            options.add_free_dimension_override_by_name(name, size)
-        for name, value in settings.items():
-            setattr(options, name, value)
-        return runtime.InferenceSession(self._model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+def _options(threads: int | None, sizes: dict[str, int] | None) -> Any:
+    options = _import().SessionOptions()
+    options.log_severity_level = 3  # errors: it warns that the optimized model is of this machine
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    for name, size in (sizes or {}).items():
+        options.add_free_dimension_override_by_name(name, size)
+    return options
+
+
+def _start(model: Any, options: Any) -> Any:
+    return _import().InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+
+def _feed(names: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    return {name: x.contiguous().numpy() for name, x in zip(names, inputs, strict=True)}
 
 
 def _import() -> ModuleType:

@@ -24,34 +24,35 @@ class OpenVino(Backend):
     def load(
         self, model: Any, threads: int | None = None, precision: str = 'f32', sizes: dict[str, int] | None = None
     ) -> Session:
-        check_precision(precision, PRECISIONS, self.name)
-        openvino = _import()
-        notes = []
-        if saturates() and (layers := saturating_layers(model)):
-            model = keep_float(model, layers)
-            notes = [f'{len(layers)} layers in float: this CPU has no VNNI and would saturate; {WAY_OUT}']
-        core = openvino.Core()
-        graph = core.read_model(model.SerializeToString())
-        if sizes:
-            graph.reshape(
-                {value.any_name: _fixed(value.partial_shape, model, value.any_name, sizes) for value in graph.inputs}
-            )
-        options = {'INFERENCE_PRECISION_HINT': precision, 'ENABLE_CPU_PINNING': False, 'NUM_STREAMS': 1}
-        if threads is not None:
-            options['INFERENCE_NUM_THREADS'] = threads
-        return OpenVinoSession(core, graph, options, notes)
+        core, graph, options, notes = _prepare(self.name, model, threads, precision, sizes)
+        return OpenVinoSession(core.compile_model(graph, 'CPU', options), notes)
+
+    def profile(
+        self, model: Any, inputs: Sequence[Tensor], runs: int, threads: int | None = None, precision: str = 'f32'
+    ) -> dict[str, float]:
+        core, graph, options, _ = _prepare(self.name, model, threads, precision, None)
+        request = core.compile_model(graph, 'CPU', options | {'PERF_COUNT': True}).create_infer_request()
+        arrays = [x.contiguous().numpy() for x in inputs]
+        request.infer(arrays)
+        spent: dict[str, float] = {}
+        for _ in range(runs):
+            request.infer(arrays)
+            for entry in request.profiling_info:
+                milliseconds, name = (
+                    entry.real_time.total_seconds() * 1000 / runs,
+                    f'{entry.node_type} {entry.exec_type}',
+                )
+                if milliseconds:
+                    spent[name] = spent.get(name, 0.0) + milliseconds
+        return spent
 
 
 class OpenVinoSession(Session):
     """A compiled model."""
 
-    def __init__(self, core: Any, graph: Any, options: dict[str, Any], notes: list[str]) -> None:
-        self._core, self._graph, self._options = core, graph, options
-        self._compiled = core.compile_model(graph, 'CPU', options)
-        self._request = self._compiled.create_infer_request()
-        hint = self._compiled.get_property('INFERENCE_PRECISION_HINT')
-        self.precision = {'f32': 'f32', 'bf16': 'bf16'}.get(hint.get_type_name(), hint.get_type_name())
-        self.notes = notes
+    def __init__(self, compiled: Any, notes: list[str]) -> None:
+        self._compiled, self._request, self.notes = compiled, compiled.create_infer_request(), notes
+        self.precision = compiled.get_property('INFERENCE_PRECISION_HINT').get_type_name()
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         results = self._request.infer([x.contiguous().numpy() for x in inputs], share_inputs=True)
@@ -71,24 +72,25 @@ class OpenVinoSession(Session):
                     found[name] = f'{kind} {kernel}'
         return found
 
-    def profile(self, inputs: Sequence[Tensor], runs: int) -> dict[str, float]:
-        compiled = self._core.compile_model(self._graph, 'CPU', self._options | {'PERF_COUNT': True})
-        request = compiled.create_infer_request()
-        arrays = [x.contiguous().numpy() for x in inputs]
-        request.infer(arrays)
-        spent: dict[str, float] = {}
-        for _ in range(runs):
-            request.infer(arrays)
-            for entry in request.profiling_info:
-                milliseconds = entry.real_time.total_seconds() * 1000 / runs
-                name = f'{entry.node_type} {entry.exec_type}'
-                if milliseconds:
-                    spent[name] = spent.get(name, 0.0) + milliseconds
-        return spent
-
     @staticmethod
     def is_integer(kernel: str) -> bool:
         return kernel.lower().endswith('_i8')
+
+
+def _prepare(
+    name: str, model: Any, threads: int | None, precision: str, sizes: dict[str, int] | None
+) -> tuple[Any, Any, dict[str, Any], list[str]]:
+    """Return core, graph, options and notes of a model that is about to be compiled."""
+    check_precision(precision, PRECISIONS, name)
+    core, notes = _import().Core(), []
+    if saturates() and (layers := saturating_layers(model)):
+        model = keep_float(model, layers)
+        notes = [f'{len(layers)} layers in float: this CPU has no VNNI and would saturate; {WAY_OUT}']
+    graph = core.read_model(model.SerializeToString())
+    if sizes:
+        graph.reshape({value.any_name: _fixed(model, value.any_name, sizes) for value in graph.inputs})
+    options = {'INFERENCE_PRECISION_HINT': precision, 'ENABLE_CPU_PINNING': False, 'NUM_STREAMS': 1}
+    return core, graph, options | ({} if threads is None else {'INFERENCE_NUM_THREADS': threads}), notes
 
 
 def _import() -> ModuleType:
@@ -102,7 +104,7 @@ def _import() -> ModuleType:
     return openvino
 
 
-def _fixed(shape: Any, model: Any, name: str, sizes: dict[str, int]) -> list[int]:
+def _fixed(model: Any, name: str, sizes: dict[str, int]) -> list[int]:
     """Return the shape of an input with the named sizes put in; -1 stays dynamic."""
     declared = next(value for value in model.graph.input if value.name == name).type.tensor_type.shape.dim
     return [dim.dim_value or sizes.get(dim.dim_param, -1) for dim in declared]
