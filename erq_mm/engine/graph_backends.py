@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ..export.backends import BACKENDS, Backend, LayerProof, Session, prove
-from ..export.onnx.parts import BACKBONE, BOX, MASK, RPN, Part, roi_heads, write_parts
+from ..export.onnx.parts import BACKBONE, BACKBONE_NECK, BOX, MASK, RPN, Part, roi_heads, write_parts
 from .hook import unwrap
+from .two_stage import evaluated_part
 
 CONVOLUTIONS_AND_LINEARS = {  # what a head's forward used, which its session replaces
     RPN: ('rpn_conv', 'rpn_cls', 'rpn_reg'),
@@ -82,7 +83,7 @@ def deploy_with_backend_(
         ValueError: an unknown backend or part, a model that is not on the CPU, or one that cannot be exported.
         ImportError: the engine is not installed; names the extra.
     """
-    detector = unwrap(model)
+    _, detector = evaluated_part(unwrap(model))
     engine = _engine(backend)
     written, left = write_parts(_on_cpu(detector))
     wanted = {part.name: part for part in written if parts is None or part.name.split('.')[0] in parts}
@@ -94,7 +95,7 @@ def deploy_with_backend_(
     deployment = Deployment(engine.name, precision, left=left)
     detector.eval()
     for part in wanted.values():
-        session = engine.load(part.model, threads, precision, sizes if part.name == BACKBONE else None)
+        session = engine.load(part.model, threads, precision, sizes if part.name in (BACKBONE, BACKBONE_NECK) else None)
         deployment.precision = session.precision
         deployment.parts[part.name] = prove(session, part.account)
         deployment.notes += [f'{part.name}: {note}' for note in session.notes] + part.account.notes
@@ -143,9 +144,9 @@ def _on_cpu(detector: nn.Module) -> nn.Module:
 def _install(detector: nn.Module, part: Part, session: Session) -> None:
     """Put a session in the place of the layers it replaces."""
     kind = part.name.split('.')[0]
-    if kind == BACKBONE:
+    if kind in (BACKBONE, BACKBONE_NECK):
         detector.backbone = _Backbone(session)
-        if getattr(detector, 'neck', None) is not None:
+        if kind == BACKBONE_NECK and getattr(detector, 'neck', None) is not None:
             detector.neck = _Neck()
         return
     if kind == RPN:

@@ -15,7 +15,7 @@ from .layers import LayerWriter
 from .supported import Unsupported
 from .swin import SwinWriter
 
-BACKBONE, RPN, BOX, MASK = 'backbone_neck', 'rpn_head', 'bbox_head', 'mask_head'
+BACKBONE_NECK, BACKBONE, RPN, BOX, MASK = 'backbone_neck', 'backbone', 'rpn_head', 'bbox_head', 'mask_head'
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Part:
     """One exported part.
 
     Attributes:
-        name: `backbone_neck`, `rpn_head`, `bbox_head`, `mask_head`; of a cascade `bbox_head.0` and so on.
+        name: `backbone_neck`, `rpn_head`, `bbox_head`, `mask_head`; of a cascade `bbox_head.0` and so on; `backbone`
+            where the neck is not known.
         model: `onnx.ModelProto`.
         account: what became of its layers.
     """
@@ -46,23 +47,34 @@ def write_parts(detector: nn.Module) -> tuple[list[Part], dict[str, str]]:
     """
     names = {module: name for name, module in detector.named_modules()}
     refuse_asymmetric_rows({name: module for module, name in names.items() if isinstance(module, QuantLayer)})
+    if getattr(detector, 'backbone', None) is None:
+        raise Unsupported(f'{type(detector).__name__} has no backbone, so nothing of it can be exported')
     parts, left = [], {}
     for name, write in _writers(detector):
-        graph = GraphBuilder(name)
-        layers = LayerWriter(graph, names)
         try:
-            write(layers)
+            parts.append(_written(name, write, names))
         except Unsupported as error:
             left[name] = str(error)
-            continue
-        parts.append(Part(name, graph.model(), layers.account))
+    if BACKBONE_NECK in left and getattr(detector, 'neck', None) is not None:
+        try:
+            parts.insert(0, _written(BACKBONE, lambda layers: _backbone(layers, detector, with_neck=False), names))
+            left = {'neck': left.pop(BACKBONE_NECK)} | left
+        except Unsupported:
+            pass  # then it was the backbone
     if not parts:
-        raise Unsupported(f'no part of {type(detector).__name__} can be exported: {left or "it has no known parts"}')
+        raise Unsupported(f'no part of {type(detector).__name__} can be exported: {left}')
     return parts, left
 
 
+def _written(name: str, write: Callable[[LayerWriter], None], names: dict[nn.Module, str]) -> Part:
+    graph = GraphBuilder(name)
+    layers = LayerWriter(graph, names)
+    write(layers)
+    return Part(name, graph.model(), layers.account)
+
+
 def _writers(detector: nn.Module) -> Iterator[tuple[str, Callable[[LayerWriter], None]]]:
-    yield BACKBONE, lambda layers: _backbone(layers, detector)
+    yield BACKBONE_NECK, lambda layers: _backbone(layers, detector)
     if getattr(detector, 'rpn_head', None) is not None:
         yield RPN, lambda layers: _rpn(layers, detector)
     head = getattr(detector, 'roi_head', None)
@@ -85,12 +97,12 @@ def roi_heads(roi_head: nn.Module | None, kind: str) -> Iterator[tuple[str, nn.M
         yield f'{kind}.{stage}', head, extractor
 
 
-def _backbone(layers: LayerWriter, detector: nn.Module) -> None:
+def _backbone(layers: LayerWriter, detector: nn.Module, with_neck: bool = True) -> None:
     image = layers.graph.input('image', (1, 3, 'height', 'width'))
     maps = SwinWriter(layers).backbone(detector.backbone, image)
     channels = [detector.backbone.num_features[i] for i in detector.backbone.out_indices]
     neck = getattr(detector, 'neck', None)
-    if neck is not None:
+    if neck is not None and with_neck:
         maps = HeadWriter(layers).fpn(neck, maps)
         channels = [neck.out_channels] * len(maps)
     for level, (value, width) in enumerate(zip(maps, channels, strict=True)):

@@ -100,6 +100,13 @@ def test_unknown_backbone_is_refused() -> None:
         parts_of(Other())
 
 
+def test_unknown_neck_leaves_the_backbone(float_swin: nn.Module) -> None:
+    model = copy.deepcopy(float_swin)
+    model.neck = nn.Identity()
+    (part,), left = parts_of(model)
+    assert part.name == 'backbone' and left['neck'].endswith('its forward may differ')
+
+
 def test_16_bits_hold_two_products_up_to_64_times_255() -> None:
     """2 * 255 * 64 = 32640 <= 32767 < 2 * 255 * 65; 7-bit activations never get there, 2 * 127 * 128 = 32512."""
     assert not cpu.may_saturate(64, 8) and cpu.may_saturate(65, 8)
