@@ -50,7 +50,8 @@ COMMANDS = {
         'Compare recipes on a grid of detectors x bits x calibration images x seeds, as tables, plots and a page.',
         """
     erq-mm benchmark GRID.py --jobs 2 --out results
-    erq-mm benchmark erq_mm::benchmark/table4.py --detectors '{"config": "CONFIG", "checkpoint": "CHECKPOINT"}'""",
+    erq-mm benchmark erq_mm::benchmark/table4.py --detectors '{"config": "CONFIG", "checkpoint": "CHECKPOINT"}'
+    erq-mm benchmark latency --help      # how fast models run in every engine""",
     ),
 }
 

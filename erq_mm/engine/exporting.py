@@ -29,7 +29,7 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
             )
             progress.update(task, total=1, completed=1)
     except (FileNotFoundError, ImportError, ValueError) as error:
-        sys.exit(f'tools/export.py: {error}')
+        sys.exit(f'{Path(sys.argv[0]).name}: {error}')
     console.print(table(export))
     for line in remarks(export):
         console.print(line, highlight=False)

@@ -8,8 +8,6 @@ import pytest
 from erq_mm import __version__
 from erq_mm.cli import COMMANDS, main
 
-READY = list(COMMANDS)
-
 
 @pytest.fixture(autouse=True)
 def _argv(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -29,7 +27,7 @@ def test_help_lists_the_commands() -> None:
     assert all(f'  {name} ' in printed and command.summary in printed for name, command in COMMANDS.items())
 
 
-@pytest.mark.parametrize('name', READY)
+@pytest.mark.parametrize('name', COMMANDS)
 def test_help_of_a_command(name: str, capsys: pytest.CaptureFixture) -> None:
     assert _end(name, '--help') == 0
     printed = capsys.readouterr().out

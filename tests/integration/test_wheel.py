@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from erq_mm.cli import COMMANDS
+
 from ..conftest import ROOT
-from ..engine.test_cli import READY
 
 DETECTOR = 'erq_mm::shapes/mask-rcnn_swin-mini_shapes.py'
 CONFIG = f"""
@@ -92,10 +93,10 @@ def test_a_saved_detector_from_an_empty_folder(run: Callable, tiny_shapes: Path,
 
 
 def test_the_package_and_its_commands_are_those_of_the_wheel(run: Callable, programs: Path) -> None:
-    printed = run('python', '-c', EVERY_HELP, *READY)
+    printed = run('python', '-c', EVERY_HELP, *COMMANDS)
     package, configs = map(Path, printed.splitlines()[-2:])
     assert package.is_relative_to(programs.parent) and configs == package.parent / '.mim/configs'
-    assert all(f'usage: erq-mm {name} [-h]' in printed for name in READY)
+    assert all(f'usage: erq-mm {name} [-h]' in printed for name in COMMANDS)
     assert run('erq-mm', '--version').startswith('erq_mm ')
 
 
