@@ -193,7 +193,7 @@ def _is_made(name: str, modules: Mapping[str, nn.Module]) -> bool:
 def _check_state(model: nn.Module, state: Mapping[str, Tensor], record: Record) -> None:
     expected = dict(first_names(model))
     missing = [name for name in expected if name not in state]
-    unexpected = [name for name in state if name not in expected]
+    unexpected = sorted(name for name in state if name not in expected)  # a file's tensors come in any order
     other = [
         f'{name} {_look(state[name])} instead of {_look(tensor)}'
         for name, tensor in expected.items()

@@ -142,7 +142,7 @@ def without_norm():
     ('make', 'message'),
     [
         (other_width, r'fc2: linear \(7, 13\) in the model, linear \(5, 13\) in the file'),
-        (without_norm, 'unexpected: norm.weight'),
+        (without_norm, 'unexpected: norm.bias, norm.weight'),
         (lambda: nn.Sequential(nn.Linear(3, 3)), 'is not there'),
         (lambda: quantized(make_bare)[0], 'quantized already'),
     ],
