@@ -9,7 +9,6 @@ from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 VERSION = re.search(r"__version__ = '(.+)'", (ROOT / 'erq_mm/__init__.py').read_text()).group(1)
-GRAPHS = ['onnx', 'onnxscript']  # what writes them; the tested versions are in requirements/export.txt
 
 
 class BuildWithConfigs(build_py):
@@ -37,9 +36,11 @@ setup(
     install_requires=['torch>=2.0', 'numpy', 'rich', 'safetensors>=0.4'],
     extras_require={
         'mm': ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'mmdet>=3.3.0,<3.4'],
-        'openvino': [*GRAPHS, 'openvino'],
-        'onnxruntime': [*GRAPHS, 'onnxruntime'],
-        'deploy': [*GRAPHS, 'openvino', 'onnxruntime'],
+        # the tested versions are in requirements/export.txt
+        'onnx': ['onnx'],
+        'openvino': ['onnx', 'openvino'],
+        'onnxruntime': ['onnx', 'onnxruntime'],
+        'deploy': ['onnx', 'openvino', 'onnxruntime'],
     },
     entry_points={'console_scripts': ['erq-mm = erq_mm.cli:main']},
 )

@@ -108,3 +108,13 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
     assert code | {'erq_mm/benchmark/published.json', 'erq_mm/.mim/model-index.yml'} <= names
     assert not any(name.startswith(('tests', 'tools')) for name in names)
     assert wheel.stat().st_size < 2_000_000
+
+
+def test_the_extras_that_messages_name_are_there(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (metadata,) = [archive.read(name).decode() for name in archive.namelist() if name.endswith('.dist-info/METADATA')]
+    extras = set(re.findall(r'Provides-Extra: (\w+)', metadata))
+    named = {
+        name for path in (ROOT / 'erq_mm').rglob('*.py') for name in re.findall(r'erq_mm\[(\w+)', path.read_text())
+    }
+    assert named <= extras and {'mm', 'openvino', 'onnxruntime', 'deploy'} <= extras
