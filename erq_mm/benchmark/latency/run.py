@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -48,7 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     parser = argparse.ArgumentParser(
-        prog='benchmark.py latency', description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog=f'{Path(sys.argv[0]).name} latency',
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         '--models', nargs='+', choices=SUBJECTS, default=['backbone'], metavar='MODEL', help=f'{", ".join(SUBJECTS)}'
