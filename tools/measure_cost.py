@@ -145,7 +145,7 @@ def seconds_of(function: Any, model: nn.Module, *arguments: Any) -> float:
 
 def quantize(model: nn.Module, images: list[dict[str, Any]], args: argparse.Namespace) -> erq_mm.Report:
     """Calibrate as the hook does."""
-    run = DetectorTask(images, with_masks=args.scope == 'all', progress=None)
+    run = DetectorTask(images, with_masks=args.scope == 'all')
     return erq_mm.quantize_(model, run, args.recipe, args.w_bits, args.a_bits, args.scope)
 
 

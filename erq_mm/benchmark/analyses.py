@@ -95,7 +95,7 @@ def _quantized_inputs(
 
 
 def _forward(config: Config, calibration: CalibrationConfig) -> Callable[[nn.Module], None]:
-    return DetectorTask(build_calibration_images(config, calibration).samples, with_masks=False, progress=None)
+    return DetectorTask(build_calibration_images(config, calibration).samples, with_masks=False)
 
 
 def _middle_layers(model: nn.Module) -> dict[str, str]:

@@ -9,7 +9,6 @@ from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from mmdet.models.detectors import DetectionTransformer, TwoStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmengine.dataset import pseudo_collate
-from rich.progress import Progress
 from torch import Tensor, nn
 
 from ..calibration.state import full_precision
@@ -29,14 +28,11 @@ class DetectorTask(CalibrationTask):
         images: packed by the test pipeline.
         with_masks: also run the mask head of a known two-stage detector (needed only if its convolutions are
             quantized), on the best boxes whatever their score, so that it sees rows on every image.
-        progress: a started display, or None.
         with_labels: remember the float model's detections, which `loss` takes for ground truth.
     """
 
-    def __init__(
-        self, images: Sequence[dict[str, Any]], with_masks: bool, progress: Progress | None, with_labels: bool = False
-    ) -> None:
-        self.images, self.with_masks, self.progress, self.with_labels = list(images), with_masks, progress, with_labels
+    def __init__(self, images: Sequence[dict[str, Any]], with_masks: bool, with_labels: bool = False) -> None:
+        self.images, self.with_masks, self.with_labels = list(images), with_masks, with_labels
         self._memories: dict[tuple[int, str], RegionMemory] = {}  # by image, and name of the detector in the model
 
     def __len__(self) -> int:

@@ -76,9 +76,7 @@ class DetectorQuantization:
         with _display(progress) as shown:
             self._images = build_calibration_images(config, self.calibration, evaluated, shown)
         wanted = needs(self.recipe)
-        self._task = DetectorTask(
-            self._images.samples, self.scope == 'all', progress=None, with_labels='loss' in wanted
-        )
+        self._task = DetectorTask(self._images.samples, self.scope == 'all', with_labels='loss' in wanted)
         check_task(self._task, model, wanted, self.recipe.name, self.recipe.images)
 
     def run(self, model: nn.Module, progress: Progress | None = None) -> tuple[Report, Plan]:

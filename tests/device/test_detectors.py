@@ -40,7 +40,7 @@ def test_quantizes_a_detector(device: torch.device) -> None:
     """With its own loss, and with its dense predictions."""
     recipe = small('brecq', global_weight=0.1, iterations=1, layer_iterations=1, outside='none')
     model, images = make_detector()
-    task = DetectorTask(images, with_masks=True, progress=None, with_labels=True)
+    task = DetectorTask(images, with_masks=True, with_labels=True)
     erq_mm.quantize_(model.to(device), task, recipe, 8, 8, 'all')
     assert {tensor.device for tensor in model.state_dict().values()} == {device}
 

@@ -18,7 +18,7 @@ from ..integration.test_demo_detectors import NAMES, load
 def detector(request: pytest.FixtureRequest, tiny_shapes: Path) -> tuple[nn.Module, DetectorTask]:
     model, images = load(request.param, tiny_shapes)
     model.eval()
-    return model, DetectorTask(images, with_masks=True, progress=None, with_labels=True)
+    return model, DetectorTask(images, with_masks=True, with_labels=True)
 
 
 @torch.no_grad()
@@ -108,7 +108,7 @@ def test_reconstruction_of_a_detector(recipe: str, tiny_shapes: Path) -> None:
     import erq_mm
 
     model, images = load(NAMES[0], tiny_shapes)
-    task = DetectorTask(images, with_masks=False, progress=None, with_labels=recipe == 'brecq')
+    task = DetectorTask(images, with_masks=False, with_labels=recipe == 'brecq')
     short = {'preset': 'fast', 'images': 1, 'iterations': 2, 'layer_iterations': 2}
     report = erq_mm.quantize_(model, task, {'type': recipe} | short)
     assert all(unit['after'] <= unit['before'] for unit in report.reconstruction)

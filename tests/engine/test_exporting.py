@@ -18,7 +18,7 @@ onnx = pytest.importorskip('onnx', reason='exports need the package onnx')
 @pytest.fixture(scope='module')
 def saved(images, tmp_path_factory: pytest.TempPathFactory) -> Path:  # noqa: F811
     model = load('mask')
-    report = erq_mm.quantize_(model, DetectorTask(images[:1], False, None), 'repq', 4, 8)
+    report = erq_mm.quantize_(model, DetectorTask(images[:1], False), 'repq', 4, 8)
     path = tmp_path_factory.mktemp('saved') / 'model.safetensors'
     save_detector(model, path, report, model.cfg, model.dataset_meta)
     return path

@@ -57,7 +57,7 @@ def images(tiny_shapes) -> list[dict[str, Any]]:
 def quantized(images) -> nn.Module:
     """Return the Mask R-CNN in W4A8 with all convolutions, attention products float."""
     model = load('mask')
-    erq_mm.quantize_(model, DetectorTask(images[:1], True, None), 'rtn', 4, 8, 'all')
+    erq_mm.quantize_(model, DetectorTask(images[:1], True), 'rtn', 4, 8, 'all')
     return without_products(model)
 
 
@@ -126,7 +126,7 @@ def test_registrations_have_the_options_of_their_engines(quantized) -> None:
 @pytest.mark.parametrize('w_bits', [4, 6])
 def test_cascade_stage_by_stage(engine, images, w_bits: int) -> None:
     model = load('cascade')
-    erq_mm.quantize_(model, DetectorTask(images[:1], True, None), 'rtn', w_bits, 8, 'all')
+    erq_mm.quantize_(model, DetectorTask(images[:1], True), 'rtn', w_bits, 8, 'all')
     model = without_products(model)
     expected = detect(model, images)
     deployment = deploy_with_backend_(model, engine, threads=1)

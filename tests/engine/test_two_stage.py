@@ -68,7 +68,7 @@ def _predicted(model: nn.Module, images: list[dict]) -> list[Any]:
 @pytest.mark.parametrize('with_masks', [False, True])
 def test_every_run_sends_the_same_rows_through_the_same_layers(name: str, with_masks: bool, build) -> None:
     model, images = build(name)
-    task = DetectorTask(images, with_masks, progress=None)
+    task = DetectorTask(images, with_masks)
     first, _ = _run(model, task)
     _assert_same(first, _run(model, task)[0])
     changed = copy.deepcopy(model)
@@ -83,14 +83,14 @@ def test_every_run_sends_the_same_rows_through_the_same_layers(name: str, with_m
 def test_with_masks_every_layer_is_reached(build) -> None:
     for name in ('mask-rcnn', 'panoptic-fpn'):
         model, images = build(name)
-        reached = {layer for layer, _ in _run(model, DetectorTask(images, True, None))[0]}
+        reached = {layer for layer, _ in _run(model, DetectorTask(images, True))[0]}
         layers = {layer for layer, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))}
         assert layers == reached
 
 
 def test_plain_detectors_compute_no_masks_unless_asked(build) -> None:
     model, images = build('mask-rcnn')
-    assert not _run(model, DetectorTask(images, False, None), 'roi_head.mask_head')[0]
+    assert not _run(model, DetectorTask(images, False), 'roi_head.mask_head')[0]
 
 
 @pytest.mark.parametrize('with_masks', [False, True])
@@ -100,7 +100,7 @@ def test_the_forward_goes_on_with_the_detections_of_test_time(with_masks: bool, 
     model.roi_head.test_cfg.score_thr = 0.13  # random scores: some detections are above it, others below
     wanted = [sample.pred_panoptic_seg.sem_seg for sample in _predicted(model, images)]
     assert any(len(picture.unique()) > 1 for picture in wanted)
-    task = DetectorTask(images, with_masks, None)
+    task = DetectorTask(images, with_masks)
     for _ in range(2):
         _, found = _run(model, task)
         for sample, picture in zip(found, wanted, strict=True):
@@ -110,7 +110,7 @@ def test_the_forward_goes_on_with_the_detections_of_test_time(with_masks: bool, 
 def test_boxes_of_a_plain_detector_are_those_of_test_time(build) -> None:
     model, images = build('faster-rcnn')
     wanted = [sample.pred_instances.bboxes for sample in _predicted(model, images)]
-    task = DetectorTask(images, False, None)
+    task = DetectorTask(images, False)
     for _ in range(2):
         for sample, boxes in zip(_run(model, task)[1], wanted, strict=True):
             torch.testing.assert_close(sample.pred_instances.bboxes, boxes)
@@ -138,7 +138,7 @@ class Judging(MaskRCNN):
 def test_a_forward_of_the_users_own(build) -> None:
     model, images = build('mask-rcnn', Judging)
     wanted = [sample.pred_instances.scores for sample in _predicted(model, images)]
-    task = DetectorTask(images, with_masks=False, progress=None)
+    task = DetectorTask(images, with_masks=False)
     assert task.offers(model) == {'predictions'}  # its masks are not in input coordinates, which the loss needs
     first, found = _run(model, task)
     again, repeated = _run(model, task)
@@ -154,14 +154,14 @@ def test_the_images_stay_as_they_are(build) -> None:
         model, images = build(name)
         fields = [image['data_samples'].keys() for image in images]
         pixels = [image['inputs'].clone() for image in images]
-        _run(model, DetectorTask(images, False, None))
+        _run(model, DetectorTask(images, False))
         assert [image['data_samples'].keys() for image in images] == fields
         assert all(torch.equal(image['inputs'], before) for image, before in zip(images, pixels, strict=True))
 
 
 def test_a_failing_forward_leaves_the_detector_alone_and_the_next_run_is_the_first(build) -> None:
     model, images = build('mask-rcnn')
-    task = DetectorTask(images, True, None)
+    task = DetectorTask(images, True)
 
     def fail(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -171,7 +171,7 @@ def test_a_failing_forward_leaves_the_detector_alone_and_the_next_run_is_the_fir
         _run(model, task)
     handle.remove()
     assert 'predict' not in vars(model.rpn_head) and 'predict' not in vars(model.roi_head)
-    _assert_same(_run(model, task)[0], _run(model, DetectorTask(images, True, None))[0])
+    _assert_same(_run(model, task)[0], _run(model, DetectorTask(images, True))[0])
 
 
 def test_only_the_half_that_evaluation_runs_is_entered(build) -> None:
@@ -179,8 +179,8 @@ def test_only_the_half_that_evaluation_runs_is_entered(build) -> None:
     model.requires_grad_(True)  # the teacher's are frozen
     for half, idle in (('teacher', 'student'), ('student', 'teacher')):
         model.semi_test_cfg = {'predict_on': half}
-        assert idle_detectors(model, DetectorTask(images, False, None)) == [idle]
-        task = DetectorTask(images, False, None, with_labels=True)
+        assert idle_detectors(model, DetectorTask(images, False)) == [idle]
+        task = DetectorTask(images, False, with_labels=True)
         assert {name.partition('.')[0] for name, _ in _run(model, task)[0]} == {half}
         assert task.offers(model) == {'loss', 'predictions'}
         loss = task.loss(model, 0)
@@ -199,7 +199,7 @@ def _features(model: nn.Module, half: str, task: DetectorTask) -> tuple[torch.Te
 
 def test_a_plain_detector_has_no_detector_inside(build) -> None:
     model, images = build('mask-rcnn')
-    assert idle_detectors(model, DetectorTask(images, False, None)) == []
+    assert idle_detectors(model, DetectorTask(images, False)) == []
 
 
 PAIRS = [
@@ -221,7 +221,7 @@ PAIRS = [
 def test_which_rows_belong_together(name: str, layer: str, paired: bool, build) -> None:
     model, images = build(name)
     assert model.get_submodule(layer) is not None
-    assert DetectorTask(images, False, None).pairs_rows(model, layer) == paired
+    assert DetectorTask(images, False).pairs_rows(model, layer) == paired
 
 
 def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) -> None:
@@ -235,7 +235,7 @@ def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) ->
             return found
 
     model, images = build('mask-rcnn', Growing)
-    task = DetectorTask(images[:1], False, None)
+    task = DetectorTask(images[:1], False)
     _run(model, task)
     with pytest.raises(RuntimeError, match='StandardRoIHead is run more often than when the same image'):
         _run(model, task)
@@ -244,7 +244,7 @@ def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) ->
 def test_layers_without_partners_are_reconstructed_on_float_inputs(build) -> None:
     model, images = build('htc')
     recipe = {'type': 'qdrop', 'preset': 'fast', 'images': 1, 'iterations': 1, 'layer_iterations': 1, 'outside': 'all'}
-    report = erq_mm.quantize_(model, DetectorTask(images[:1], False, None), recipe)
+    report = erq_mm.quantize_(model, DetectorTask(images[:1], False), recipe)
     (note,) = [note for note in report.notes if 'float inputs' in note]
     assert note.startswith('12 layers, e.g. roi_head.bbox_head.0.')  # 3 stages of 4 linears
     assert all(unit['after'] <= unit['before'] for unit in report.reconstruction)

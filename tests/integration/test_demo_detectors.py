@@ -42,7 +42,7 @@ def test_aqer_never_raises_and_wqer_beats_nearest_in_95_percent(name: str, scope
     reports = []
     for recipe in ('erq', {'type': 'erq', 'ridge': False, 'rounding': None}):
         model, images = load(name, tiny_shapes)
-        run = DetectorTask(images, with_masks=scope == 'all', progress=None)
+        run = DetectorTask(images, with_masks=scope == 'all')
         reports.append(erq_mm.quantize_(model, run, recipe, 4, 4, scope))
     with_rows = [(a, b) for a, b in zip(reports[0].layers, reports[1].layers, strict=True) if a.rows]
     assert len(with_rows) == sum(layer.kind != 'matmul' for layer in reports[0].layers)
@@ -69,5 +69,5 @@ def test_memory_of_calibration_holds_no_activations(name: str, tiny_shapes: Path
     for count in (1, 2):
         sizes.append(0)
         model, images = load(name, tiny_shapes)
-        erq_mm.quantize_(model, DetectorTask(images[:count], False, None), 'erq')
+        erq_mm.quantize_(model, DetectorTask(images[:count], False), 'erq')
     assert sizes[0] == sizes[1]

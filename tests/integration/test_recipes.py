@@ -28,7 +28,7 @@ def test_quantizes_every_layer_and_leaves_no_trace(name: str, detector: int, sco
     model, images = load(NAMES[detector], tiny_shapes)
     recipe = SMALL_RECIPES[name]
     buffers = {key: value.clone() for key, value in model.state_dict().items() if 'running_' in key}
-    task = DetectorTask(images, scope == 'all', None, with_labels='loss' in needs(resolve_recipe(recipe)))
+    task = DetectorTask(images, scope == 'all', with_labels='loss' in needs(resolve_recipe(recipe)))
     report = erq_mm.quantize_(model, task, recipe, 8, 8, scope)
     quantizers = [m for m in model.modules() if isinstance(m, Quantizer)]
     assert quantizers and all(q.is_active and q.learner is None for q in quantizers)
@@ -43,7 +43,7 @@ def test_quantizes_every_layer_and_leaves_no_trace(name: str, detector: int, sco
 def _scores(images: list[dict], detector: int, data: Path) -> list[torch.Tensor]:
     model, _ = load(NAMES[detector], data)
     model.eval()
-    return _predictions(model, DetectorTask(images, False, None))
+    return _predictions(model, DetectorTask(images, False))
 
 
 @torch.no_grad()
@@ -67,6 +67,6 @@ def test_the_hook_takes_as_many_images_as_the_recipe_needs() -> None:
 def test_a_detector_without_training_settings_has_no_loss(tiny_shapes: Path) -> None:
     model, images = load(NAMES[0], tiny_shapes)
     model.train_cfg = None
-    task = DetectorTask(images, False, None, with_labels=True)
+    task = DetectorTask(images, False, with_labels=True)
     with pytest.raises(ValueError, match="recipe 'ptq4vit' needs the loss of the model.* whose config has a train_cfg"):
         erq_mm.quantize_(model, task, 'ptq4vit')

@@ -102,7 +102,7 @@ def build_quantized(model: nn.Module, subject: Subject, w_bits: int, a_bits: int
     recipe = {'type': 'rtn', 'deploy': True}
     if subject.is_whole:
         small = replace(subject, height=256, width=320)
-        task: Any = DetectorTask([_sample(small)], with_masks=True, progress=None)
+        task: Any = DetectorTask([_sample(small)], with_masks=True)
     else:
         task = lambda m: m(torch.randn(1, 3, 112, 112))  # noqa: E731
     quantize_(model, task, recipe, w_bits, a_bits, subject.scope)
