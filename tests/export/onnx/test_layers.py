@@ -6,6 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from erq_mm.export.backends import prove
+from erq_mm.export.onnx.graph import GraphBuilder
+from erq_mm.export.onnx.layers import LayerWriter
+
 from .conftest import graph_of, onnx, quantized_layer, without_products  # noqa: F401
 
 ROWS = (torch.randn(64, 48, generator=torch.Generator().manual_seed(1)) * 2 + 0.5).clamp(-3, 4)
@@ -86,3 +90,23 @@ def test_weight_beside_its_grid_is_refused() -> None:
         changed.weight[3, 4] += 0.3 * changed.weight_scale[3, 0]
     with pytest.raises(ValueError, match='0.3 steps beside its grid'):
         graph_of(changed, ('rows', 48))
+
+
+@pytest.mark.parametrize('a_bits, lowest', [(8, 0.0), (4, 0.0), (8, -0.5), (4, -0.5)])
+def test_convolution_gives_the_codes_of_the_next_one(engine, a_bits: int, lowest: float) -> None:
+    """Behind a ReLU, at grids that begin at zero and below it; the bias lies on the steps of the sums."""
+    x = torch.rand(1, 8, 9, 9) + 0.1
+    first = quantized_layer(nn.Conv2d(8, 16, 3, padding=1), x, 4, a_bits)
+    with torch.no_grad():
+        step = first.weight_scale[:, 0] * first.input_quantizer.numbers['scale']
+        first.bias.copy_((first.bias / step).round() * step)
+        hidden = first(x).relu()
+    second = quantized_layer(nn.Conv2d(16, 8, 3), torch.tensor([lowest, hidden.max()]), 4, a_bits)
+    graph = GraphBuilder('chain')
+    writer = LayerWriter(graph, {first: 'first', second: 'second'})
+    y = writer.conv(second, graph.add('Relu', writer.conv(first, graph.input('x', (1, 8, 'h', 'w')))))
+    graph.output(y, 'y', (1, 8, None, None))
+    session = engine.load(graph.model(), 1)
+    torch.testing.assert_close(session.run([x])[0], second(hidden).detach(), rtol=1e-4, atol=1e-4)
+    kernels = [proof.kernels[0] for proof in prove(session, writer.account)]
+    assert engine.name == 'openvino' or kernels == ['QLinearConv', 'ConvInteger']
