@@ -29,7 +29,8 @@ DESCRIPTION = """Time float and quantized models in every engine that is install
     python tools/benchmark.py latency                                # the Swin-T backbone, W8A8
     python tools/benchmark.py latency --models backbone mask_rcnn --bits W8A8 W4A8 --rounds 7 --memory --profile
 
-One thread; CPU time of the process; engines take turns, and ratios are medians over rounds. Weights are random.
+One thread; CPU time of the process; engines take turns, and ratios are medians over rounds. Weights are random. In
+whole detectors RoIAlign runs as sums of embeddings with every engine, float32 included.
 """
 
 
