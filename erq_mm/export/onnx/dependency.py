@@ -16,6 +16,6 @@ def import_onnx() -> ModuleType:
         import onnx.numpy_helper
     except ImportError as error:
         raise ImportError(
-            "exporting needs the package onnx: pip install 'erq_mm[onnx]' (or: pip install onnx)"
+            "exporting needs the package onnx: pip install 'erq_mm[deploy]' (or: pip install onnx)"
         ) from error
     return onnx
