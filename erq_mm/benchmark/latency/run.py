@@ -39,11 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(arguments)
     torch.set_num_threads(1)
     bits = [parse_recipe(f'rtn_{text.lower()}') for text in args.bits]
-    results = []
+    results: list[Result] = []
     for name in args.models:
         for pair in bits:
-            results.append(measure(SUBJECTS[name], pair['w_bits'], pair['a_bits'], args))
-            write(results, args.out)  # what there is, if a later one fails
+            measure(SUBJECTS[name], pair['w_bits'], pair['a_bits'], args, results)
+            write(results, args.out)
     Console(width=150).print(f'{args.out}.json, {args.out}.md', highlight=False)
 
 
@@ -68,8 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(subject: Subject, w_bits: int, a_bits: int, args: argparse.Namespace) -> Result:
-    """Return the times of all engines that are there."""
+def measure(subject: Subject, w_bits: int, a_bits: int, args: argparse.Namespace, results: list[Result]) -> None:
+    """Append to `results`, which are written with the times before memory and profiles are measured, too."""
     result = Result(subject.name, f'W{w_bits}A{a_bits}', {})
     runs, models = {}, {}
     with new_progress() as progress:
@@ -89,11 +89,12 @@ def measure(subject: Subject, w_bits: int, a_bits: int, args: argparse.Namespace
         counted = {name: _counted(run, partial(progress.advance, task)) for name, run in runs.items()}
         seconds = interleaved(counted, args.rounds)
     result.milliseconds = {name: [1000 * value for value in values] for name, values in seconds.items()}
+    results.append(result)
+    write(results, args.out)  # what there is, if what comes fails
     runs.clear()
     if not subject.is_whole:
         for engine in (ENGINES[name] for name in result.milliseconds if ENGINES[name].backend in BACKENDS):
             _look_closer(result, engine, models[engine.is_quantized], subject, args)
-    return result
 
 
 def _counted(run: Callable[[], object], advance: Callable[[], object]) -> Callable[[], object]:
