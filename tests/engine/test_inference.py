@@ -13,6 +13,8 @@ from mmengine.hooks import Hook
 from torch import nn
 
 from erq_mm.engine import quantize_detector_
+from erq_mm.engine.backends import BACKENDS
+from erq_mm.export.integer import IntegerLayer
 from erq_mm.nn import QuantLayer
 
 from .zoo import small_config, small_runner
@@ -70,6 +72,20 @@ def test_det_inferencer(evaluated: tuple[Path, list[DetDataSample]]) -> None:
     result = inferencer([sample.img_path for sample in wanted], return_datasamples=True, no_save_vis=True)
     for sample, other in zip(result['predictions'], wanted, strict=True):
         _assert_equal(sample, other)
+
+
+def test_init_detector_runs_as_integers(evaluated: tuple[Path, list[DetDataSample]]) -> None:
+    """W3A5: codes clipped at 31; products of attention stay simulated, and are named."""
+    folder, wanted = evaluated
+    model = init_detector(*_files(folder), device='cpu')
+    quantize_detector_(model)
+    summary = BACKENDS['int8'](model, model.cfg)
+    assert sum(isinstance(module, IntegerLayer) for module in model.modules()) > 10
+    assert not any(isinstance(module, QuantLayer) for module in model.modules())
+    assert 'simulated: backbone.stages.0.blocks.0.attn.w_msa.query_key' in summary
+    for sample in wanted:
+        found = inference_detector(model, sample.img_path).pred_instances
+        assert len(found.bboxes) and torch.isfinite(found.bboxes).all()
 
 
 def test_settings_replace_those_of_the_config(evaluated: tuple[Path, list[DetDataSample]], tmp_path: Path) -> None:
