@@ -17,7 +17,7 @@ from ...nn.recognition import has_own_behaviour, is_exactly
 from .codes import InputGrid
 from .modules import IntegerLinear
 
-ROWS_PER_CHUNK = 1024
+ROWS_PER_CHUNK = 2048
 SEQUENTIAL = 'torch.nn.modules.container.Sequential'
 LINEARS = (nn.Linear, QuantLinear, IntegerLinear)
 SILENT = (nn.Dropout, nn.Identity)  # in eval mode
