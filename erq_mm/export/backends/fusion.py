@@ -2,7 +2,7 @@
 
 Left alone, ONNX Runtime first fuses MatMul and the bias into a float Gemm and then unpacks the int8 weights in every
 run: slower than float. So linear layers become `MatMulIntegerToFloat`, which adds the bias itself; convolutions whose
-output no quantizer takes become `ConvInteger`; of the others it makes `QLinearConv` itself.
+output the next quantizer takes become `QLinearConv`, all others one product of gathered codes.
 """
 
 from collections.abc import Collection
@@ -13,6 +13,7 @@ import numpy as np
 from .rewriting import Graph
 
 DOMAIN = 'com.microsoft'
+LAST = 2**63 - 1
 
 
 def fuse_integer_layers(model: Any, unsigned: Collection[str]) -> Any:
@@ -54,12 +55,13 @@ class _Writer:
             self.replaced[add.name] = []
 
     def fuse_conv(self, node: Any, activation: Any, weight: Any) -> None:
-        """QLinearConv where its output is quantized, else ConvInteger, then its steps; the bias is added behind it."""
+        """QLinearConv where its output is quantized, else one product; dilated ones are left, and run in float."""
         add = self._only_bias(node)
         way = None if add is None else self._way_to_codes(add.output[0])
-        if way is None:
-            self._write_integer(node, activation, weight)
-        else:
+        dilations = next(list(a.ints) for a in node.attribute if a.name == 'dilations')
+        if way is None and dilations == [1, 1]:
+            self._write_product(node, activation, weight, add)
+        elif way is not None:
             self._write_qlinear(node, activation, weight, add, way)
 
     def _way_to_codes(self, value: str) -> list[Any] | None:
@@ -112,20 +114,51 @@ class _Writer:
                 low, high = (round(end) for end in ends) if low == 0 else (low, round(list(ends)[1]))
         return low, high
 
-    def _write_integer(self, node: Any, activation: Any, weight: Any) -> None:
-        codes, _ = self._weight(node, weight)
-        is_unsigned = node.name in self.unsigned
-        zero = self._constant(f'{node.name}.zero', np.array(128, np.uint8) if is_unsigned else np.array(0, np.int8))
-        steps = self.graph.constant(weight.input[1]) * self.graph.constant(activation.input[1])
-        scales = self._constant(f'{node.name}.step', steps[:, None, None].astype(np.float32))
-        name, make = node.name, self.helper.make_node
-        integer = make('ConvInteger', [activation.input[0], codes, activation.input[2], zero], [f'{name}/i'], name=name)
-        integer.attribute.extend(node.attribute)
-        self.replaced[name] = [
-            integer,
-            make('Cast', [f'{name}/i'], [f'{name}/f'], name=f'{name}/cast', to=1),
-            make('Mul', [f'{name}/f', scales], [node.output[0]], name=f'{name}/mul'),
+    def _write_product(self, node: Any, activation: Any, weight: Any, add: Any | None) -> None:
+        """A convolution as one product: codes of every place of the kernel side by side, pixels as rows.
+
+        `ConvInteger` would be the operator, but its kernel is several times slower than a float convolution.
+        """
+        attributes = {a.name: list(a.ints) or a.i for a in node.attribute}
+        (kh, kw), (sh, sw), pads = attributes['kernel_shape'], attributes['strides'], attributes['pads']
+        name, make, number = node.name, self.helper.make_node, self._integers
+        make_pads = number(f'{name}.pads', [0, pads[0], pads[1], 0, 0, pads[2], pads[3], 0])
+        nodes = [make('Transpose', [activation.input[0]], [f'{name}/nhwc'], name=f'{name}/nhwc', perm=[0, 2, 3, 1])]
+        x = f'{name}/nhwc'
+        if any(pads):
+            nodes.append(make('Pad', [x, make_pads, activation.input[2]], [f'{name}/padded'], name=f'{name}/pad'))
+            x = f'{name}/padded'
+        places = []
+        for i, j in ((i, j) for i in range(kh) for j in range(kw)):
+            stops = [at - size + 1 if at < size - 1 else LAST for at, size in ((i, kh), (j, kw))]
+            ends = [number(f'{name}.start{i}{j}', [i, j]), number(f'{name}.stop{i}{j}', stops)]
+            axes = [number('axes12', [1, 2]), number(f'{name}.steps', [sh, sw])]
+            places.append(f'{name}/place{i}{j}')
+            nodes.append(make('Slice', [x, *ends, *axes], [places[-1]], name=places[-1]))
+        nodes.append(make('Concat', places, [f'{name}/rows'], name=f'{name}/rows', axis=3))
+        codes, zeros = self._weight_matrix(node, weight)
+        bias = '' if add is None else self._constant(f'{name}.flat_bias', self.graph.constant(add.input[1]).reshape(-1))
+        scales = [activation.input[1], weight.input[1], activation.input[2], zeros, bias]
+        nodes += [
+            make('MatMulIntegerToFloat', [f'{name}/rows', codes, *scales], [f'{name}/m'], name=name, domain=DOMAIN),
+            make('Transpose', [f'{name}/m'], [(add or node).output[0]], name=f'{name}/nchw', perm=[0, 3, 1, 2]),
         ]
+        self.replaced[name] = nodes
+        if add is not None:
+            self.replaced[add.name] = []
+
+    def _weight_matrix(self, node: Any, dequantize: Any) -> tuple[str, str]:
+        """Return the codes of a convolution as (kh kw in, out), and their zero points."""
+        codes = self.graph.constant(dequantize.input[0])
+        matrix = codes.transpose(2, 3, 1, 0).reshape(-1, len(codes))
+        kind, zero = (np.uint8, 128) if node.name in self.unsigned else (np.int8, 0)
+        moved = self._constant(
+            f'{node.name}.matrix', np.ascontiguousarray((matrix.astype(np.int16) + zero).astype(kind))
+        )
+        return moved, self._constant(f'{node.name}.matrix_zero', np.full(len(codes), zero, kind))
+
+    def _integers(self, name: str, values: list[int]) -> str:
+        return self._constant(name, np.array(values, np.int64))
 
     def model(self) -> Any:
         """Return the rewritten model, without nodes and constants that nothing uses: the engine would run them."""

@@ -109,4 +109,4 @@ def test_convolution_gives_the_codes_of_the_next_one(engine, a_bits: int, lowest
     session = engine.load(graph.model(), 1)
     torch.testing.assert_close(session.run([x])[0], second(hidden).detach(), rtol=1e-4, atol=1e-4)
     kernels = [proof.kernels[0] for proof in prove(session, writer.account)]
-    assert engine.name == 'openvino' or kernels == ['QLinearConv', 'ConvInteger']
+    assert engine.name == 'openvino' or kernels == ['QLinearConv', 'MatMulIntegerToFloat']
