@@ -93,7 +93,8 @@ def prove(session: Session, account: Account) -> list[LayerProof]:
     found = session.kernels()
     proofs = []
     for layer in account.layers:
-        kernels = tuple(found.get(node, 'not found') for node in layer.nodes)
+        shared = found.get(layer.name, 'not found')  # of a head that runs on several levels, by its one weight
+        kernels = tuple(found.get(node, shared if '#' in node else 'not found') for node in layer.nodes)
         is_integer = bool(kernels) and all(session.is_integer(kernel) for kernel in kernels)
         proofs.append(LayerProof(layer.name, kernels, is_integer, layer.runs_as == INTEGER))
     return proofs

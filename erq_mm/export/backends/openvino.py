@@ -13,7 +13,6 @@ from .cpu import WAY_OUT, saturates
 from .rewriting import keep_float, saturating_layers
 
 PRODUCTS = ('FullyConnected', 'Convolution', 'MatMul')
-WEIGHT = '/transpose_b'
 
 
 class OpenVino(Backend):
@@ -65,11 +64,10 @@ class OpenVinoSession(Session):
             kind, kernel = (info[key].value if key in info else '' for key in ('layerType', 'primitiveType'))
             for name in (operator.friendly_name, *info['originalLayersNames'].value.split(',')):
                 name = name.split('/Dequantization')[0].removesuffix('/WithoutBiases')
-                if name.endswith(WEIGHT):  # a float layer goes by the name of its bias; that of its weight stays
-                    name, kernel = name.removesuffix(WEIGHT), f'FullyConnected {kernel.removeprefix("unknown_")}'
-                    found.setdefault(name, kernel)
-                elif kind in PRODUCTS or name not in found:  # a bias that was not fused has its layer's name, too
+                if kind in PRODUCTS or name not in found:  # a bias that was not fused has its layer's name, too
                     found[name] = f'{kind} {kernel}'
+            if kind in PRODUCTS:  # a product that ends the graph goes by the output's name: its weight has the layer's
+                found[_layer_of_weight(operator)] = f'{kind} {kernel}'
         return found
 
     @staticmethod
@@ -91,6 +89,14 @@ def _prepare(
         graph.reshape({value.any_name: _fixed(model, value.any_name, sizes) for value in graph.inputs})
     options = {'INFERENCE_PRECISION_HINT': precision, 'ENABLE_CPU_PINNING': False, 'NUM_STREAMS': 1}
     return core, graph, options | ({} if threads is None else {'INFERENCE_NUM_THREADS': threads}), notes
+
+
+def _layer_of_weight(operator: Any) -> str:
+    """Return the layer in the name of the constant that a product's second operand is made of."""
+    node = operator.input_value(1).get_node()
+    while node.get_input_size():
+        node = node.input_value(0).get_node()
+    return node.friendly_name.removesuffix('/y').removesuffix('.codes').removesuffix('.weight')
 
 
 def _import() -> ModuleType:

@@ -110,3 +110,12 @@ def test_convolution_gives_the_codes_of_the_next_one(engine, a_bits: int, lowest
     torch.testing.assert_close(session.run([x])[0], second(hidden).detach(), rtol=1e-4, atol=1e-4)
     kernels = [proof.kernels[0] for proof in prove(session, writer.account)]
     assert engine.name == 'openvino' or kernels == ['QLinearConv', 'MatMulIntegerToFloat']
+
+
+def test_layer_that_ends_the_graph_is_found(engine) -> None:
+    """Without a bias to add, engines give its node the output's name."""
+    layer = quantized_layer(nn.Linear(48, 40), ROWS)
+    nn.init.zeros_(layer.bias)
+    model, account = graph_of(layer, ('rows', 48))
+    (proof,) = prove(engine.load(model, 1), account)
+    assert proof.is_integer and proof.kernels != ('not found',)
