@@ -53,7 +53,8 @@ class QuantWindowMSA(nn.Module):
         bias = self.position_bias()
         if not _is_chunked(x):
             mask = _mask(regions) if regions is not None else mask
-            mask = None if mask is None else mask.repeat(len(x) // len(mask), 1, 1)
+            # shape[0], as len() would fix the number of windows in an exported graph
+            mask = None if mask is None else mask.repeat(x.shape[0] // mask.shape[0], 1, 1)
             return self.proj_drop(self._attend(x, bias, mask))
         masks = _WindowMasks(regions, len(x)) if mask is None else _GivenMasks(mask, len(x))
         step = WINDOWS_PER_CHUNK
