@@ -40,6 +40,7 @@ def test_int8_evaluates_the_simulated_detector(make_runner, read_report, tmp_pat
         assert abs(metrics[name] - wanted[name]) <= 0.01, name  # of 4 images; docs have the figures of 160
 
 
+@pytest.mark.slow
 def test_fast_roi_align_alone_changes_no_metric(make_runner) -> None:
     wanted = make_runner().test()
     runner = make_runner('--backend', 'simulated', options=('default_hooks.backend.fast_roi_align=True',))

@@ -14,7 +14,7 @@ from erq_mm.nn import QuantLinear
 from ..integration.test_demo_detectors import NAMES, load
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=[NAMES[0], pytest.param(NAMES[1], marks=pytest.mark.slow)])
 def detector(request: pytest.FixtureRequest, tiny_shapes: Path) -> tuple[nn.Module, DetectorTask]:
     model, images = load(request.param, tiny_shapes)
     model.eval()
@@ -102,7 +102,9 @@ def test_an_image_without_proposals_still_has_a_loss(detector: tuple[nn.Module, 
     assert torch.isfinite(task.loss(model, 0))
 
 
-@pytest.mark.parametrize('recipe', ['brecq', 'aphq', pytest.param('mgrq', marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    'recipe', ['aphq', *(pytest.param(name, marks=pytest.mark.slow) for name in ('brecq', 'mgrq'))]
+)
 def test_reconstruction_of_a_detector(recipe: str, tiny_shapes: Path) -> None:
     """Blocks with the loss and the predictions of the real detector, heads with remembered regions."""
     import erq_mm

@@ -24,7 +24,7 @@ from .zoo import small_config, small_runner
 QUANTIZATION = dict(type='ERQHook', recipe='erq', w_bits=3, a_bits=5, calibration=dict(num_images=2))
 
 
-@pytest.fixture(scope='module', params=['.safetensors', '.pth'])
+@pytest.fixture(scope='module', params=['.safetensors', pytest.param('.pth', marks=pytest.mark.slow)])
 def saved(request, tiny_shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[Any]]:
     """A folder with the float config and checkpoint, the file, and the predictions of the run that made it."""
     folder = tmp_path_factory.mktemp('saved')

@@ -49,7 +49,7 @@ def data_options(fixture: Path, subset: Path) -> list[str]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize('detector', ['mask-rcnn', 'cascade-mask-rcnn'])
+@pytest.mark.parametrize('detector', ['mask-rcnn', pytest.param('cascade-mask-rcnn', marks=pytest.mark.slow)])
 def test_small_detector_on_real_images(detector: str, coco_fixture, coco_subset, tmp_path) -> None:
     config = str(ROOT / f'configs/swin/{detector}_swin-t_erq-w4a4_coco.py')
     options = [*SMALL, *HEADS[detector], *data_options(coco_fixture, coco_subset)]

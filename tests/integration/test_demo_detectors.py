@@ -33,9 +33,8 @@ def load(name: str, data: Path) -> tuple[nn.Module, list[dict]]:
     ('name', 'scope'),
     [
         (NAMES[0], 'linears'),
-        (NAMES[1], 'linears'),
         (NAMES[0], 'all'),
-        pytest.param(NAMES[1], 'all', marks=pytest.mark.slow),
+        *(pytest.param(NAMES[1], scope, marks=pytest.mark.slow) for scope in ('linears', 'all')),
     ],
 )
 def test_aqer_never_raises_and_wqer_beats_nearest_in_95_percent(name: str, scope: str, tiny_shapes: Path) -> None:
