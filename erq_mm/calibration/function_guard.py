@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..nn.usage import not_observed
 
-OUTPUT_VALUES, INPUT_VALUES = 1024, 128  # sampled of the outputs and of the inputs of a call
+OUTPUT_VALUES, INPUT_VALUES = 512, 128  # sampled of the outputs and of the inputs of a call
 CALLS_PER_MODULE = 16  # of a module that is called more often, the first ones
 TOLERANCE = 1e-4
 PERTURBATION = 1e-6  # relative, at the first layer: about the rounding error of float32
@@ -63,6 +63,11 @@ class FunctionGuard:
             yield
         self._reference = recording
 
+    def forget(self) -> None:
+        """Free everything but the findings, when nothing is left to be compared."""
+        self._reference, self._found = _Recording(), _Recording()
+        _places.cache_clear()
+
     @contextmanager
     def observe(self, model: nn.Module) -> Iterator[None]:
         """Collect what `verify` compares while the block runs."""
@@ -98,6 +103,7 @@ class FunctionGuard:
         if suspects:
             self._raise_unless_unstable(stage, model, suspects, differences, run)
         self._record(stage, differences)
+        self._found = _Recording()
         return self._note(stage, suspects[0], differences[suspects[0]]) if suspects else None
 
     def _check_counts(self, stage: str, layers: Collection[str]) -> None:
@@ -238,16 +244,14 @@ def _sample(values: Any, count: int) -> Tensor:
 def _sample_tensor(tensor: Tensor, count: int) -> Tensor:
     if tensor.numel() <= count:
         return tensor.detach().reshape(-1).float().cpu()
-    index = (part.to(tensor.device) for part in _places(tensor.shape, count))
-    return tensor.detach()[tuple(index)].float().cpu()
+    return tensor.detach().take(_places(tensor.numel(), count).to(tensor.device)).float().cpu()
 
 
 @lru_cache(maxsize=512)
-def _places(shape: torch.Size, count: int) -> tuple[Tensor, ...]:
-    """Return where to look in a tensor, one index per dimension; the shapes of a forward recur."""
-    size = shape.numel()
-    places = (torch.arange(1, count + 1, dtype=torch.float64) * GOLDEN % 1 * size).long().clamp_(max=size - 1)
-    return torch.unravel_index(places, shape)
+def _places(size: int, count: int) -> Tensor:
+    """Return where to look in a tensor of `size` values; the sizes of a forward recur."""
+    places = torch.arange(1, count + 1, dtype=torch.float64) * GOLDEN % 1 * size
+    return places.long().clamp_(max=size - 1)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ from .stopwatch import Stopwatch
 from .task import CalibrationTask, as_task, check_task
 
 OVERRIDE_KEYS = ('w_bits', 'a_bits')
+CLAIMS = ('reparameterize',)  # steps that change the model and claim that its function stays
 KEEPS_WEIGHTS = ('fit_activations',)  # steps that change no parameter of the model
 Overrides = Mapping[str, Mapping[str, int] | str]
 
@@ -114,8 +115,10 @@ def quantize_(
                 check_weight(state)
             while remaining and remaining[0][0]['type'] in KEEPS_WEIGHTS:
                 _run_stage(calibration, remaining.pop(0), stopwatch)
-        for steps in remaining:
+        for index, steps in enumerate(remaining):
             _run_stage(calibration, steps, stopwatch)
+            if calibration.unproven is None and _keeps_function(remaining[index + 1 :]):
+                calibration.forget_proof()
         for state in calibration.sites:
             state.activate()
     report.reconstruction, report.notes = calibration.units, [*report.notes, *calibration.notes]
@@ -293,6 +296,11 @@ def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
             yield list(steps)
         else:
             yield from ([step] for step in steps)
+
+
+def _keeps_function(remaining: list[list[Mapping[str, Any]]]) -> bool:
+    """Whether no stage that is left changes the float model's function or claims to keep it."""
+    return all(step['type'] not in CLAIMS for steps in remaining for step in steps)
 
 
 def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], stopwatch: Stopwatch) -> None:

@@ -169,6 +169,12 @@ class Calibration:
                 self.task.forward(self.model, 0)
             self._prove()
 
+    def forget_proof(self) -> None:
+        """Free what the guard remembers of the float model: nothing is left to be proven."""
+        if self.guard is not None:
+            self.guard.forget()
+            self.guard = None
+
     def _seen_by_guard(self) -> AbstractContextManager:
         is_wanted = self.guard is not None and self.unproven is not None
         return self.guard.observe(self.model) if is_wanted else nullcontext()

@@ -11,7 +11,7 @@ from .models import make_plain, make_swin
 
 SEARCH = {'candidates': 4, 'rounds': 1, 'rows': 32, 'pairs': 8}
 SHORT = {'ptq4vit': SEARCH, 'ptq4vit_channelwise': SEARCH, 'adalog': {'beam': 1}}
-SHORT |= {'erq': {'iterations': 5}, 'erq_tpami': {'iterations': 5}}
+SHORT |= {'erq': {'iterations': 2}, 'erq_tpami': {'iterations': 2}}
 TRAINING = {'iterations': 2, 'layer_iterations': 2}
 
 
