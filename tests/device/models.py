@@ -12,9 +12,9 @@ class SwinClassifier(nn.Module):
 
         super().__init__()
         self.backbone = SwinTransformer(
-            embed_dims=8, depths=(2, 0), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1), drop_path_rate=0.1
+            embed_dims=16, depths=(2, 0), num_heads=(1, 2), strides=(4, 2), out_indices=(0, 1), drop_path_rate=0.1
         )
-        self.head = nn.Linear(16, 5)
+        self.head = nn.Linear(32, 5)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.backbone(x)[-1].mean((2, 3)))
