@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from ..nn.recognition import has_own_behaviour
 from ..nn.roi_align import roi_align
+from ..nn.swap import replace_modules_
 
 
 class TableRoIAlign(RoIAlign):
@@ -31,8 +32,5 @@ def speed_up_roi_align_(model: nn.Module) -> list[str]:
             found[module] = TableRoIAlign.__new__(TableRoIAlign)
             found[module].__dict__.update(module.__dict__)
             names.append(name)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in found:
-                parent._modules[name] = found[child]
+    replace_modules_(model, found)
     return names

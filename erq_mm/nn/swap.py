@@ -54,7 +54,7 @@ def swap_(
                 full = f'{name}.{child}'
                 layer = QuantLinear(new.get_submodule(child), weight_specs[full], input_specs[full][0])
                 swapped[full] = new._modules[child] = layer
-    _replace(model, replacements)
+    replace_modules_(model, replacements)
     return {site.name: swapped[site.name] for site in sites}
 
 
@@ -77,7 +77,7 @@ def _product(specs: tuple[QuantSpec, ...] | None) -> QuantMatMul:
     return QuantMatMul(*(specs or (QuantSpec(8), QuantSpec(8))))
 
 
-def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
+def replace_modules_(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
     """Put every new module wherever the old one is a child, also below new ones."""
     for parent in [*model.modules(), *replacements.values()]:
         for name, child in parent._modules.items():

@@ -8,6 +8,7 @@ from torch import nn
 
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from ...nn.matmul import QuantMatMul
+from ...nn.swap import replace_modules_
 from . import operators
 from .codes import InputGrid, IntegerWeight, TooWide, input_grid, integer_weight
 from .modules import IntegerConv2d, IntegerLayer, IntegerLinear
@@ -84,7 +85,7 @@ def deploy_(model: nn.Module, wide_weights: str = 'refuse', channels_last: bool 
             continue
         replacements[layers[name]] = integer
         result.integer.append(name)
-    _replace(model, replacements)
+    replace_modules_(model, replacements)
     for name, module in model.named_modules():
         if isinstance(module, QuantMatMul) and (module.left_quantizer.is_active or module.right_quantizer.is_active):
             result.simulated[name] = PRODUCT
@@ -140,13 +141,6 @@ def _integer_layer(layer: QuantLayer, plan: tuple[IntegerWeight, InputGrid], cha
         return IntegerConv2d(layer, *plan, channels_last)
     assert isinstance(layer, QuantLinear)
     return IntegerLinear(layer, *plan)
-
-
-def _replace(model: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> None:
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in replacements:
-                parent._modules[name] = replacements[child]
 
 
 def _some(names: list[str]) -> str:

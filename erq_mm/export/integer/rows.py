@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ...nn.layers import QuantLinear
 from ...nn.recognition import has_own_behaviour, is_exactly
+from ...nn.swap import replace_modules_
 from .codes import InputGrid
 from .modules import IntegerLinear
 
@@ -79,10 +80,7 @@ def run_in_chunks_(model: nn.Module) -> list[str]:
         if name and not any(name.startswith(f'{outer}.') for outer in names) and _is_chunkable(module):
             found[module] = RowChunks(module)
             names.append(name)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in found:
-                parent._modules[name] = found[child]
+    replace_modules_(model, found)
     return names
 
 

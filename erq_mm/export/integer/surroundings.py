@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ...nn.attention import QuantWindowMSA
 from ...nn.recognition import has_own_behaviour, is_exactly
+from ...nn.swap import replace_modules_
 
 PATCH_MERGING = 'mmdet.models.layers.transformer.utils.PatchMerging'
 ADAPTIVE_PADDING = 'mmdet.models.layers.transformer.utils.AdaptivePadding'
@@ -68,10 +69,7 @@ def speed_up_surroundings_(model: nn.Module) -> list[str]:
         else:
             continue
         names.append(name)
-    for parent in list(model.modules()):
-        for name, child in parent._modules.items():
-            if child in found:
-                parent._modules[name] = found[child]
+    replace_modules_(model, found)
     return names
 
 
