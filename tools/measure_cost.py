@@ -31,6 +31,7 @@ from torch import nn
 
 import erq_mm
 import erq_mm.engine  # noqa: F401
+from erq_mm.benchmark.latency.subjects import unsettle_norms_
 from erq_mm.calibration.memory import PeakMemory
 from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
 from erq_mm.calibration.recipes import repq, resolve_recipe
@@ -105,11 +106,7 @@ def build_model(config: str) -> nn.Module:
     torch.manual_seed(0)
     model = MODELS.build(cfg.model)
     model.init_weights()
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.weight.mul_(torch.randn_like(module.weight).mul_(0.3).exp_())
-                module.bias.add_(0.2 * torch.randn_like(module.bias))
+    unsettle_norms_(model)
     model.eval()
     return model
 

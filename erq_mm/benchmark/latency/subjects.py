@@ -87,13 +87,18 @@ def build_float(subject: Subject) -> nn.Module:
     else:
         dims, depths, heads = SWIN[subject.kind]
         model = Backbone(SwinTransformer(embed_dims=dims, depths=depths, num_heads=heads))
-    with torch.no_grad():
-        for module in model.modules():
-            if isinstance(module, nn.LayerNorm):
-                module.weight.mul_(torch.randn_like(module.weight).mul_(0.3).exp_())
-                module.bias.add_(0.2 * torch.randn_like(module.bias))
+    unsettle_norms_(model)
     model.eval()
     return model
+
+
+@torch.no_grad()
+def unsettle_norms_(model: nn.Module) -> None:
+    """Give LayerNorms gains and biases that are not one and zero, as trained ones have."""
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.weight.mul_(torch.randn_like(module.weight).mul_(0.3).exp_())
+            module.bias.add_(0.2 * torch.randn_like(module.bias))
 
 
 def build_quantized(model: nn.Module, subject: Subject, w_bits: int, a_bits: int) -> nn.Module:
