@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..nn.usage import not_observed
 
 OUTPUT_VALUES, INPUT_VALUES = 512, 128  # sampled of the outputs and of the inputs of a call
+BLOCK_VALUES = 1 << 19  # samples are kept in blocks of 2 MB, which the allocator gives back whole
 CALLS_PER_MODULE = 16  # of a module that is called more often, the first ones
 TOLERANCE = 1e-4
 PERTURBATION = 1e-6  # relative, at the first layer: about the rounding error of float32
@@ -31,6 +32,21 @@ class _Recording:
 
     calls: dict[CallKey, '_Call'] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
+    room: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    @torch.no_grad()
+    def sample(self, values: Any, count: int) -> Tensor:
+        """Return up to `count` values of every tensor in a nested structure, from irregular places, in float32."""
+        with not_observed():
+            parts = [_sample_tensor(tensor, count) for tensor in _tensors(values) if tensor.numel()]
+            return self._keep(torch.cat(parts)) if parts else torch.empty(0)
+
+    def _keep(self, values: Tensor) -> Tensor:
+        """Return a copy among the others: thousands of small tensors would leave holes behind when they are freed."""
+        if len(self.room) < len(values):
+            self.room = torch.empty(max(BLOCK_VALUES, len(values)))
+        kept, self.room = self.room[: len(values)], self.room[len(values) :]
+        return kept.copy_(values)
 
 
 @dataclass
@@ -185,13 +201,13 @@ def _recorded_calls(model: nn.Module) -> Iterator[_Recording]:
 
     def observer(name: str) -> tuple[Callable, Callable]:
         def enter(_module: nn.Module, args: tuple, keywords: dict) -> None:
-            pending.setdefault(name, []).append(_sample([args, keywords], INPUT_VALUES))
+            pending.setdefault(name, []).append(recording.sample([args, keywords], INPUT_VALUES))
 
         def leave(_module: nn.Module, _args: tuple, output: Any) -> None:
             inputs, index = pending[name].pop(), recording.counts[name]
             recording.counts[name] += 1
             if index < CALLS_PER_MODULE:
-                recording.calls[name, index] = _Call(inputs, _sample(output, OUTPUT_VALUES))
+                recording.calls[name, index] = _Call(inputs, recording.sample(output, OUTPUT_VALUES))
 
         return enter, leave
 
@@ -231,14 +247,6 @@ def _perturbed(model: nn.Module) -> Iterator[None]:
 def _remove(handles: list[Any]) -> None:
     while handles:
         handles.pop().remove()
-
-
-@torch.no_grad()
-def _sample(values: Any, count: int) -> Tensor:
-    """Return up to `count` values of every tensor in a nested structure, at irregular places, as float32 on the CPU."""
-    with not_observed():
-        parts = [_sample_tensor(tensor, count) for tensor in _tensors(values) if tensor.numel()]
-        return torch.cat(parts) if parts else torch.empty(0)
 
 
 def _sample_tensor(tensor: Tensor, count: int) -> Tensor:

@@ -104,6 +104,7 @@ def quantize_(
         with stopwatch.measure('probe'):
             usage = _probe(model, task, guard, full_account)
         plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {}, usage)
+        del usage
         if on_plan is not None:
             on_plan(plan)
         report.float_layers = [{'name': name, 'reason': reason} for name, reason in plan.float_layers]

@@ -24,7 +24,7 @@ def collect_statistics(calibration: Calibration, conv_rows: int = 16384, sampled
     """
     states = [s for s in calibration.layers() if s.quantizers()[0].is_fitted]
     for index, state in enumerate(states):
-        weight = state.layer.weight_matrix().clone()
+        weight = state.layer.weight_matrix()  # stays float until the layer is done, which frees the statistics
         if weight.shape[1] > DUAL_COLUMNS:
             state.stats = RowStats(weight, sampled_rows, seed=calibration.seed + index)
         else:
