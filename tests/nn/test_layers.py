@@ -10,20 +10,13 @@ from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.nn import QuantConv2d, QuantLinear, QuantMatMul, layers
 from erq_mm.nn.layers import why_not_quantizable
 
+from ..convolutions import CONVOLUTIONS
+
 W, A = QuantSpec(4, 'row'), QuantSpec(4)
 
 
 @pytest.mark.parametrize('rows_per_chunk', [1, 40, 8192])
-@pytest.mark.parametrize(
-    'options',
-    [
-        dict(kernel_size=3, padding=1),
-        dict(kernel_size=1),
-        dict(kernel_size=(3, 2), padding=(2, 0), stride=(2, 1)),
-        dict(kernel_size=3, dilation=2, padding=2, stride=2),
-        dict(kernel_size=4, stride=4),
-    ],
-)
+@pytest.mark.parametrize('options', CONVOLUTIONS)
 def test_im2col_rows_times_weight_is_the_convolution(options: dict, rows_per_chunk: int, monkeypatch) -> None:
     monkeypatch.setattr(layers, 'ROWS_PER_CHUNK', rows_per_chunk)
     conv = nn.Conv2d(5, 7, **options)

@@ -12,6 +12,7 @@ from erq_mm.export.integer import IntegerConv2d, IntegerLinear, modules
 from erq_mm.export.integer.codes import InputGrid, input_grid, integer_weight
 from erq_mm.nn.layers import QuantLayer
 
+from ...convolutions import CONVOLUTIONS
 from .layers import exact, quantized
 
 
@@ -68,16 +69,7 @@ def test_zero_points_at_both_ends(zero_point: int) -> None:
 
 
 @pytest.mark.parametrize('bias', [True, False])
-@pytest.mark.parametrize(
-    'options',
-    [
-        dict(kernel_size=3, padding=1),
-        dict(kernel_size=1),
-        dict(kernel_size=(3, 2), padding=(2, 0), stride=(2, 1)),
-        dict(kernel_size=3, dilation=2, padding=2, stride=2),
-        dict(kernel_size=4, stride=4),
-    ],
-)
+@pytest.mark.parametrize('options', CONVOLUTIONS)
 def test_convolution_is_exact_and_pads_with_zero(options: dict, bias: bool) -> None:
     layer = quantized(nn.Conv2d(5, 7, bias=bias, **options))
     for size in ((2, 5, 13, 17), (1, 5, 4, 9)):
