@@ -7,14 +7,14 @@ from dataclasses import replace
 from fnmatch import fnmatchcase
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from rich.progress import Progress
 from torch import nn
 
 from ..core.spec import QuantSpec, check_bits
-from ..nn.structure import Site, find_sites
+from ..nn.structure import OUTSIDE_SCOPE, Site, find_sites
 from ..nn.swap import restored_on_error, swap_
 from ..nn.usage import Usage, observe_usage
 from .account import account
@@ -27,14 +27,12 @@ from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
 from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
-from .steps import LAYER_STEPS, MODEL_STEPS, PASSES, needs, step_options
+from .steps import FUNCTION_STEPS, LAYER_STEPS, MODEL_STEPS, PASSES, WEIGHT_KEEPING_STEPS, needs, step_options
 from .steps.weights import check_weight
 from .stopwatch import Stopwatch
 from .task import CalibrationTask, as_task, check_task
 
 OVERRIDE_KEYS = ('w_bits', 'a_bits')
-CLAIMS = ('reparameterize',)  # steps that change the model and claim that its function stays
-KEEPS_WEIGHTS = ('fit_activations',)  # steps that change no parameter of the model
 Overrides = Mapping[str, Mapping[str, int] | str]
 
 
@@ -114,7 +112,7 @@ def quantize_(
             calibration.store, calibration.guard = store, guard
             for state in calibration.layers():
                 check_weight(state)
-            while remaining and remaining[0][0]['type'] in KEEPS_WEIGHTS:
+            while remaining and remaining[0][0]['type'] in WEIGHT_KEEPING_STEPS:
                 _run_stage(calibration, remaining.pop(0), stopwatch)
         for index, steps in enumerate(remaining):
             _run_stage(calibration, steps, stopwatch)
@@ -169,10 +167,7 @@ def plan_quantization(
     check_steps(recipe)
     sites, float_layers = find_sites(model, scope, usage)
     if not sites:
-        raise ValueError(
-            f'{type(model).__name__} has no layer in scope {scope!r}: it has no nn.Linear'
-            + (' or nn.Conv2d' if scope == 'all' else '; scope="all" takes convolutions, too')
-        )
+        _refuse_empty_scope(model, scope, float_layers)
     plan = Plan(float_layers + (account(model, sites, float_layers, usage) if usage else []))
     settings = _apply_overrides(sites, dict(float_layers), w_bits, a_bits, overrides)
     for site in sites:
@@ -190,6 +185,17 @@ def plan_quantization(
     if not plan.sites:
         raise ValueError('overrides leave no layer to quantize')
     return plan
+
+
+def _refuse_empty_scope(model: nn.Module, scope: str, float_layers: list[tuple[str, str]]) -> NoReturn:
+    """Raise ValueError for a model of which nothing can be quantized."""
+    message = f'{type(model).__name__} has no layer in scope {scope!r}: '
+    within = [(name, reason) for name, reason in float_layers if reason != OUTSIDE_SCOPE]
+    if within:
+        name, reason = within[0]
+        raise ValueError(f'{message}all {len(within)} that it has stay float, e.g. {name or "itself"}: {reason}')
+    wider = ' or nn.Conv2d' if scope == 'all' else '; scope="all" takes convolutions, too'
+    raise ValueError(f'{message}it has no nn.Linear{wider}')
 
 
 def _input_spec(recipe: Recipe, site: Site, role: str, setting: dict[str, Any]) -> QuantSpec:
@@ -301,7 +307,7 @@ def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
 
 def _keeps_function(remaining: list[list[Mapping[str, Any]]]) -> bool:
     """Whether no stage that is left changes the float model's function or claims to keep it."""
-    return all(step['type'] not in CLAIMS for steps in remaining for step in steps)
+    return all(step['type'] not in FUNCTION_STEPS for steps in remaining for step in steps)
 
 
 def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], stopwatch: Stopwatch) -> None:
@@ -317,7 +323,7 @@ def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], stopwat
         for step in steps:
             with stopwatch.measure(step['type']):
                 LAYER_STEPS[step['type']](state, **step_options(step))
-        _finish(state)
+        _finish(state, steps[-1]['type'])
 
 
 def _begin(state: SiteState) -> None:
@@ -328,9 +334,8 @@ def _begin(state: SiteState) -> None:
         state.report.output_mse['activation'] = state.stats.energy / max(state.stats.count * len(state.weight), 1)
 
 
-def _finish(state: SiteState) -> None:
-    final = next((name for name in ('wqer', 'gptq') if name in state.report.output_mse), 'fit_weights')
-    if final == 'fit_weights':
-        state.record(final)
-    state.record_sqnr(final)
+def _finish(state: SiteState, last: str) -> None:
+    if last not in state.report.output_mse:
+        state.record(last)
+    state.record_sqnr(last)
     state.finish()

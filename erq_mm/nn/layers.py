@@ -15,7 +15,11 @@ from .recognition import as_plain_layer
 ROWS_PER_CHUNK = 8192
 
 
-class QuantLayer(nn.Module, ABC):
+class QuantizedModule(nn.Module):
+    """What stands where a float layer stood: a model that has one is quantized already."""
+
+
+class QuantLayer(QuantizedModule, ABC):
     """What linear and convolution layers share.
 
     The float layer's `weight` and `bias` are taken over, under their names; of a layer whose forward makes its weight

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from .architectures import Input, part_of
-from .layers import QuantLayer, why_not_quantizable
+from .layers import QuantizedModule, why_not_quantizable
 from .usage import Usage, parameter_owners
 
 SCOPES = ('linears', 'all')
@@ -68,7 +68,7 @@ def find_sites(model: nn.Module, scope: str, usage: Usage | None = None) -> tupl
     """
     if scope not in SCOPES:
         raise ValueError(f'scope must be one of {SCOPES}, got {scope!r}')
-    quantized = [name for name, module in model.named_modules() if isinstance(module, QuantLayer)]
+    quantized = [name for name, module in model.named_modules() if isinstance(module, QuantizedModule)]
     if quantized:
         raise ValueError(
             f'the model is quantized already ({len(quantized)} layers, e.g. {quantized[0]}); '

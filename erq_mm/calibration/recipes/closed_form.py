@@ -67,8 +67,9 @@ def erq(
     Args:
         rounding, k, iterations: rule (`paper`, `released`, `greedy`), flips per iteration, and T.
         proxy: objective of the rounding, `paper` (Eq. 12) or `compensated` (exact after the ridge step).
-        lam_mode, lam: damping of both ridge steps; 10 % of the mean diagonal was best on both demo detectors (README).
-            The released code is `sum` with 1e3 (0.1 * coe, coe 1e4); the paper gives 1e5 for detection.
+        lam_mode, lam: damping of both ridge steps; 10 % of the mean diagonal was best on both demo detectors
+            (docs/results/figure4.md). The released code is `sum` with 1e3 (0.1 * coe, coe 1e4); the paper gives 1e5 for
+            detection.
     """
     ridge_options = {'lam_mode': lam_mode, 'lam': lam}
     wqer = {'ridge': ridge, 'rounding': rounding, 'k': k, 'iterations': iterations, 'proxy': proxy, **ridge_options}

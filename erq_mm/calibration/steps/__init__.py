@@ -32,6 +32,8 @@ MODEL_STEPS = {
 LAYER_STEPS = {'aqer': aqer, 'fit_weights': fit_weights, 'gptq': gptq, 'wqer': wqer}
 
 PASSES = ('fit_activations', 'collect_statistics')  # begin with a pass of all images, which proves the same function
+FUNCTION_STEPS = ('reparameterize',)  # change the model and claim that its function stays
+WEIGHT_KEEPING_STEPS = ('fit_activations',)  # change no parameter of the model
 # step -> what it needs of the calibration task ('loss', 'predictions'); raises ValueError for options it would refuse
 STEP_NEEDS: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
     'aqer': check_corrections,
@@ -62,4 +64,7 @@ def needs(recipe: Recipe) -> set[str]:
     return set().union(*(STEP_NEEDS[s['type']](step_options(s)) for s in recipe.steps if s['type'] in STEP_NEEDS))
 
 
-__all__ = ['LAYER_STEPS', 'MODEL_STEPS', 'PASSES', 'STEP_NEEDS', 'Calibration', 'SiteState', 'needs']
+__all__ = [
+    'FUNCTION_STEPS', 'LAYER_STEPS', 'MODEL_STEPS', 'PASSES', 'STEP_NEEDS', 'WEIGHT_KEEPING_STEPS', 'Calibration',
+    'SiteState', 'needs',
+]  # fmt: skip

@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
+from ...nn.layers import QuantConv2d, QuantizedModule, QuantLayer, QuantLinear
 from . import operators
 from .codes import InputGrid, IntegerWeight
 
@@ -32,7 +32,7 @@ def encode_(codes: Tensor, x: Tensor, grid: InputGrid) -> None:
     codes.bitwise_xor_(128)
 
 
-class IntegerLayer(nn.Module, ABC):
+class IntegerLayer(QuantizedModule, ABC):
     """A quantized layer whose product is one of integers. Runs on CPUs, in float32, without gradients.
 
     NaN has no code: where a simulated layer passes it on, this one gives numbers.

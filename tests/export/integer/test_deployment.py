@@ -39,6 +39,8 @@ def test_deployed_model_is_the_simulated_one() -> None:
     assert str(result) == '2 of 2 quantized layers and products run as integers'
     with pytest.raises(ValueError, match='runs as integers already .2 layers, e.g. 0.'):
         erq_mm.deploy_(model)
+    with pytest.raises(ValueError, match='quantized already .2 layers, e.g. 0.; quantize a freshly loaded float model'):
+        erq_mm.quantize_(model, lambda m: m(x), 'rtn')
 
 
 def test_needs_no_mm_package() -> None:
