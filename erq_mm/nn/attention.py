@@ -5,10 +5,10 @@ but their attributes, so mmdet is not imported here.
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .matmul import QuantMatMul
+from .windows import merge, pad_to_windows, partition, region_numbers
 
 # On a CPU a few windows at a time stay in its cache from the first product to the last; results are the same bits
 WINDOWS_PER_CHUNK = 64
@@ -133,50 +133,13 @@ class ShiftedWindows(nn.Module):
         """Attend; `query` is (images, height * width, channels)."""
         images, _, channels = query.shape
         height, width = hw_shape
-        padded = self._pad(query.view(images, height, width, channels))
-        regions, shift = None, self.shift_size
+        window, shift = (self.window_size,) * 2, self.shift_size
+        padded = pad_to_windows(query.view(images, height, width, channels), window, self.pad_value)
+        regions = None
         if shift > 0:
-            regions = self._regions(*padded.shape[1:3], padded.device)
+            regions = region_numbers(*padded.shape[1:3], window, (shift, shift), padded.device)
             padded = torch.roll(padded, (-shift, -shift), dims=(1, 2))
-        windows = self._partition(padded)
-        merged = self._merge(self.w_msa(windows.flatten(1, 2), regions=regions), padded.shape)
+        merged = merge(self.w_msa(partition(padded, window), regions=regions), window, padded.shape)
         if shift > 0:
             merged = torch.roll(merged, (shift, shift), dims=(1, 2))
         return self.drop(merged[:, :height, :width].reshape(images, height * width, channels))
-
-    def _pad(self, x: Tensor) -> Tensor:
-        images, height, width, channels = x.shape
-        below, right = -height % self.window_size, -width % self.window_size
-        value = self.pad_value.to(x.dtype)
-        if torch.compiler.is_compiling():  # a graph has no branches, so that one serves sizes that pad and others
-            row, column = (torch.arange(size, device=x.device) for size in (height + below, width + right))
-            is_inside = (row < height)[:, None, None] & (column < width)[:, None]
-            return torch.where(is_inside, F.pad(x, (0, 0, 0, right, 0, below)), value)
-        if not (below or right):
-            return x
-        padded = value.repeat(images, height + below, width + right, 1)
-        padded[:, :height, :width] = x
-        return padded
-
-    def _regions(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Return region numbers after the shift, (windows, tokens)."""
-        down, across = (self._bands(size, device) for size in (height, width))
-        return self._partition((3 * down[:, None] + across)[None, :, :, None]).flatten(1)
-
-    def _bands(self, size: int, device: torch.device) -> Tensor:
-        position = torch.arange(size, device=device)
-        return (position >= size - self.window_size).long() + (position >= size - self.shift_size).long()
-
-    def _partition(self, x: Tensor) -> Tensor:
-        """(images, H, W, C) -> (images * windows, side, side, C)."""
-        images, height, width, channels = x.shape
-        side = self.window_size
-        grid = x.view(images, height // side, side, width // side, side, channels)
-        return grid.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, channels)
-
-    def _merge(self, windows: Tensor, shape: torch.Size) -> Tensor:
-        """(images * windows, tokens, C) -> (images, H, W, C)."""
-        images, height, width, channels = shape
-        side = self.window_size
-        grid = windows.view(images, height // side, width // side, side, side, channels)
-        return grid.permute(0, 1, 3, 2, 4, 5).reshape(images, height, width, channels)
