@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from ..nn.architectures import why_unknown
 from ..nn.structure import LAYER_TYPES, FloatLayers, Site
 from ..nn.usage import Usage
 
@@ -70,7 +71,6 @@ def _products(modules: dict[str, nn.Module], silent: set[str], usage: Usage) -> 
             continue
         kind = type(modules[name]).__name__
         count = sum(kernels.values())
-        found.append(
-            (name or kind, f'{count} products of activations stay float: the structure of {kind} is not known')
-        )
+        why = why_unknown(modules[name])
+        found.append((name or kind, f'{count} products of activations stay float: {why}'))
     return found

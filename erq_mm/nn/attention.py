@@ -1,7 +1,7 @@
-"""Window attention of mmdet's Swin, with both matrix products quantized and windows padded by a chosen value.
+"""Window attention of Swin, with both matrix products quantized, and mmdet's windows padded by a chosen value.
 
-The two modules take over the children of mmdet's `ShiftWindowMSA` and `WindowMSA` under their names, and read nothing
-but their attributes, so mmdet is not imported here.
+The modules take over the children of mmdet's `ShiftWindowMSA` and of mmdet's `WindowMSA` or timm's `WindowAttention`
+under their names, and read nothing but their attributes, so neither is imported here.
 """
 
 import torch
@@ -16,19 +16,20 @@ MASKED = -100.0
 
 
 class QuantWindowMSA(nn.Module):
-    """Replaces `WindowMSA`: softmax(q k^T + relative position bias + mask) v, with q scaled before it is quantized.
+    """Replaces window attention: softmax(s q k^T + relative position bias + mask) v, with s q quantized and not q.
 
     Args:
-        attention: mmdet's `WindowMSA`.
+        attention: mmdet's `WindowMSA` or timm's `WindowAttention`.
         query_key, probability_value: the quantized products.
     """
 
     def __init__(self, attention: nn.Module, query_key: QuantMatMul, probability_value: QuantMatMul) -> None:
         super().__init__()
-        self.embed_dims, self.num_heads = attention.embed_dims, attention.num_heads
+        self.embed_dims, self.num_heads = attention.qkv.out_features // 3, attention.num_heads
         self.window_size, self.scale = attention.window_size, attention.scale
         self.relative_position_bias_table = attention.relative_position_bias_table
-        self.register_buffer('relative_position_index', attention.relative_position_index)
+        is_saved = 'relative_position_index' not in attention._non_persistent_buffers_set
+        self.register_buffer('relative_position_index', attention.relative_position_index, persistent=is_saved)
         self.qkv, self.proj = attention.qkv, attention.proj
         self.attn_drop, self.proj_drop = attention.attn_drop, attention.proj_drop
         device = attention.relative_position_bias_table.device
@@ -46,13 +47,13 @@ class QuantWindowMSA(nn.Module):
 
         Args:
             x: (images * windows, tokens, channels).
-            mask: added to the logits, (windows, tokens, tokens), as mmdet's `ShiftWindowMSA` gives it, or None.
+            mask: added to the logits, (windows, tokens, tokens), as the float modules take it, or None.
             regions: (windows, tokens), numbers of the image regions that a shifted window joins; tokens of different
                 regions do not see each other. None when windows are not shifted.
         """
         bias = self.position_bias()
         if not _is_chunked(x):
-            mask = _mask(regions) if regions is not None else mask
+            mask = region_mask(regions) if regions is not None else mask
             # shape[0], as len() would fix the number of windows in an exported graph
             mask = None if mask is None else mask.repeat(x.shape[0] // mask.shape[0], 1, 1)
             return self.proj_drop(self._attend(x, bias, mask))
@@ -62,7 +63,7 @@ class QuantWindowMSA(nn.Module):
         return self.proj_drop(torch.cat(parts) if len(parts) > 1 else parts[0])
 
     def _attend(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
-        windows, tokens, channels = x.shape
+        windows, tokens = x.shape[:2]
         query, key, value = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         logits = self.query_key(query * self.scale, key.transpose(-2, -1))
         logits += bias
@@ -70,7 +71,7 @@ class QuantWindowMSA(nn.Module):
             logits += mask[:, None]
         probability = self.attn_drop(logits.softmax(-1))
         mixed = self.probability_value(probability, value)
-        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, channels))
+        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, self.embed_dims))
 
 
 def _is_chunked(x: Tensor) -> bool:
@@ -78,8 +79,8 @@ def _is_chunked(x: Tensor) -> bool:
     return x.device.type == 'cpu' and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
 
 
-def _mask(regions: Tensor) -> Tensor:
-    """Return what is added to the logits, (windows, tokens, tokens)."""
+def region_mask(regions: Tensor) -> Tensor:
+    """Return what is added to the logits, (windows, tokens, tokens); `regions` as in `QuantWindowMSA.forward`."""
     return (regions[:, None, :] != regions[:, :, None]) * MASKED
 
 
@@ -95,7 +96,7 @@ class _WindowMasks:
     def __call__(self, start: int, length: int) -> Tensor | None:
         if self.regions is None or not any(self.joins[start : start + length]):
             return None
-        return _mask(self.regions[start : start + length])
+        return region_mask(self.regions[start : start + length])
 
 
 class _GivenMasks:

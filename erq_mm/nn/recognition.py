@@ -37,8 +37,8 @@ def has_own_behaviour(module: nn.Module) -> bool:
     return bool(hooks) or bool(DECISIVE & vars(module).keys()) or parametrize.is_parametrized(module)
 
 
-def is_exactly(module: Any, name: str) -> bool:
-    """Whether a module computes what the class `name` computes.
+def is_exactly(module: Any, name: str | tuple[str, ...]) -> bool:
+    """Whether a module computes what the class `name` computes, or one of several classes.
 
     It does if its class is that one or inherits every method of it that a forward could use, and if the instance has
     no hooks, no parametrized weights and no forward of its own.
@@ -48,6 +48,12 @@ def is_exactly(module: Any, name: str) -> bool:
     """
     if not isinstance(module, nn.Module) or has_own_behaviour(module):
         return False
+    names = (name,) if isinstance(name, str) else name
+    return any(_inherits_behaviour(module, each) for each in names)
+
+
+def _inherits_behaviour(module: nn.Module, name: str) -> bool:
+    """Whether the class of a module is the one of this name, or redefines nothing of it that a forward could use."""
     family = type(module).__mro__
     base = next((kind for kind in family if type_name(kind) == name), None)
     if base is None:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from .architectures import Input, part_of
+from .architectures.base import LAYER_NORM
 from .layers import QuantizedModule, why_not_quantizable
+from .recognition import is_exactly
 from .usage import Usage, parameter_owners
 
 SCOPES = ('linears', 'all')
@@ -138,14 +140,14 @@ class _Finder:
             return Input(given.role)
         norm = self._below(module, given.norm)
         windows = None if given.windows is None else self._below(module, given.windows)
-        if not self._can_fold(norm, layer, windows):
+        if windows == '' or not self._can_fold(norm, layer, windows):  # the model itself cannot be replaced
             return Input(given.role)
         return Input(given.role, norm, windows)
 
     def _can_fold(self, norm: str, layer: str, windows: str | None) -> bool:
         """Whether nothing but `layer` depends on the LayerNorm's output, and nothing else on either's parameters."""
         module = self.modules[norm]
-        if type(module) is not nn.LayerNorm or module.bias is None:
+        if not is_exactly(module, LAYER_NORM) or module.bias is None:
             return False
         if any(self.parents[self.modules[name]] > 1 or self._sharers(name) for name in (norm, layer)):
             return False

@@ -207,6 +207,7 @@ def test_a_subclass_is_its_base_if_it_inherits_every_method() -> None:
     name = type_name(Base)
     assert is_exactly(Base(), name) and is_exactly(SameForward(), name)
     assert not is_exactly(OtherInner(), name)
+    assert is_exactly(OtherInner(), (name, type_name(OtherInner))) and not is_exactly(OtherInner(), (name, 'a.B'))
     assert not is_exactly(nn.Linear(2, 2), name)
     assert not is_exactly(None, name)
 

@@ -20,12 +20,12 @@ class FusedWindowMSA(QuantWindowMSA):
     def _attend(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         if self.training:  # the kernel has no dropout like that of `attn_drop`
             return super()._attend(x, bias, mask)
-        windows, tokens, channels = x.shape
+        windows, tokens = x.shape[:2]
         query, key, value = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         added = bias if mask is None else bias + mask[:, None]
         added = added.expand(windows, self.num_heads, tokens, tokens)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=self.scale)
-        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, channels))
+        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, self.embed_dims))
 
 
 class StridedMerging(nn.Module):

@@ -6,11 +6,11 @@ A new family is one more file with its `PARTS`, listed here, and its tests; noth
 from torch import nn
 
 from ..recognition import is_exactly
-from . import mmdet_swin, torch_attention
-from .base import Input, Part
+from . import mmdet_swin, timm_swin, timm_vit, torch_attention
+from .base import Input, Part, Types
 from .sequential import read_sequential
 
-FAMILIES = (mmdet_swin.PARTS, torch_attention.PARTS)
+FAMILIES = (mmdet_swin.PARTS, timm_swin.PARTS, timm_vit.PARTS, torch_attention.PARTS)
 KNOWN = {part.type: part for parts in FAMILIES for part in parts}
 
 
@@ -26,16 +26,37 @@ def part_of(module: nn.Module) -> Part | None:
     return Part(**vars(part) | {'inputs': inputs})
 
 
+def why_unknown(module: nn.Module) -> str:
+    """Return why nothing is known about the inside of a module for which `part_of` gives None."""
+    part = _described(module)
+    if part is None:
+        return f'the structure of {type(module).__name__} is not known'
+    return _mismatch(module, part) or f'{type(module).__name__} cannot be replaced here'
+
+
 def _known_part(module: nn.Module) -> Part | None:
-    for kind in type(module).__mro__:
-        part = KNOWN.get(f'{kind.__module__}.{kind.__qualname__}')
-        if part is not None:
-            fits = is_exactly(module, part.type) and has_children(module, (), part.needs)
-            return part if fits and part.accepts(module) else None
-    return None
+    part = _described(module)
+    return part if part is not None and _mismatch(module, part) is None else None
 
 
-def has_children(module: nn.Module, paths: tuple[str, ...], types: dict[str, str]) -> bool:
+def _described(module: nn.Module) -> Part | None:
+    """Return the description of the nearest class of a module that has one."""
+    names = (f'{kind.__module__}.{kind.__qualname__}' for kind in type(module).__mro__)
+    return next((KNOWN[name] for name in names if name in KNOWN), None)
+
+
+def _mismatch(module: nn.Module, part: Part) -> str | None:
+    """Return why a description of a module's class does not hold for this module, or None."""
+    kind, name = type(module).__name__, part.type.rpartition('.')[2]
+    if not is_exactly(module, part.type):
+        return f'{kind} is no plain {name}: it has hooks, parametrizations or methods of its own'
+    strange = [path for path in part.needs if not has_children(module, (), {path: part.needs[path]})]
+    if strange:
+        return f'{kind} with another {", ".join(strange)} than the known one'
+    return part.refuses(module)
+
+
+def has_children(module: nn.Module, paths: tuple[str, ...], types: Types) -> bool:
     """Whether a module has something at all of `paths`, and modules of exactly the `types` at theirs."""
     try:
         found = {path: module.get_submodule(path) for path in (*paths, *types)}
@@ -44,4 +65,4 @@ def has_children(module: nn.Module, paths: tuple[str, ...], types: dict[str, str
     return all(is_exactly(found[path], name) for path, name in types.items())
 
 
-__all__ = ['FAMILIES', 'Input', 'Part', 'has_children', 'part_of']
+__all__ = ['FAMILIES', 'Input', 'Part', 'has_children', 'part_of', 'why_unknown']

@@ -7,8 +7,11 @@ from torch import nn
 
 from ..matmul import QuantMatMul
 
-LAYER_NORM = 'torch.nn.modules.normalization.LayerNorm'
-GELU = 'torch.nn.modules.activation.GELU'
+# the same function under several names; a type or a tuple of types is what `needs` take
+LAYER_NORM = ('torch.nn.modules.normalization.LayerNorm', 'timm.layers.norm.LayerNorm')
+GELU = ('torch.nn.modules.activation.GELU', 'timm.layers.activations.GELU')
+IDENTITY = 'torch.nn.modules.linear.Identity'
+Types = Mapping[str, str | tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,16 @@ class Input:
     Attributes:
         role: see `structure.ROLES`.
         norm: path, within the part, of the LayerNorm whose output it is, if that output goes nowhere else.
-        windows: path of the module that pads and rearranges between that LayerNorm and the layer.
-        needs: path -> type that a module must have exactly for this to be true. Where it has not, the layer is an
-            ordinary one.
+        windows: path of the module that pads and rearranges between that LayerNorm and the layer; its replacement
+            has a buffer `pad_value`, (channels,), that it pads with.
+        needs: path -> type (or several) that a module must have exactly for this to be true. Where it has not, the
+            layer is an ordinary one.
     """
 
     role: str
     norm: str | None = None
     windows: str | None = None
-    needs: Mapping[str, str] = field(default_factory=dict)
+    needs: Types = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Part:
         blocks: paths of what block reconstruction treats as one.
         is_merging: whether its layers merge patches.
         needs: path -> type, as in `Input`, without which the module is none of this family.
-        accepts: whether a module has options for which the description holds.
+        refuses: why a module has options for which the description does not hold, or None.
         replacement: (module, products by name) -> the module that takes its place, in which the products are
             quantized. It must compute the same and take over the children under their names.
     """
@@ -55,6 +59,6 @@ class Part:
     qkv: str | None = None
     blocks: tuple[str, ...] = ()
     is_merging: bool = False
-    needs: Mapping[str, str] = field(default_factory=dict)
-    accepts: Callable[[nn.Module], bool] = lambda _: True
+    needs: Types = field(default_factory=dict)
+    refuses: Callable[[nn.Module], str | None] = lambda _: None
     replacement: Callable[[nn.Module, Mapping[str, QuantMatMul]], nn.Module] | None = None

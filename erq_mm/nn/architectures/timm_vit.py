@@ -1,0 +1,37 @@
+"""timm's ViT, DeiT and DINOv2: pre-norm blocks; LayerScale, drop path and norms of queries and keys change nothing."""
+
+from ..self_attention import QuantAttention
+from .base import GELU, IDENTITY, Input, Part
+
+MLP = 'timm.layers.mlp.Mlp'
+PATCH_EMBED = 'timm.layers.patch_embed.PatchEmbed'
+ATTENTION = 'timm.layers.attention.Attention'
+# the distilled one has methods of its own for its second token and head
+TRANSFORMERS = ('timm.models.vision_transformer.VisionTransformer', 'timm.models.deit.VisionTransformerDistilled')
+
+MLP_INPUTS = {
+    'mlp.fc1': Input('post_norm', 'norm2', needs={'mlp': MLP}),
+    'mlp.fc2': Input('post_gelu', needs={'mlp': MLP, 'mlp.act': GELU, 'mlp.norm': IDENTITY}),
+}
+
+PARTS = (
+    Part(
+        'timm.models.vision_transformer.Block',
+        inputs={'attn.qkv': Input('post_norm', 'norm1', needs={'attn': ATTENTION}), **MLP_INPUTS},
+        blocks=('',),
+    ),
+    *(
+        Part(
+            kind,
+            inputs={'patch_embed.proj': Input('image', needs={'patch_embed': PATCH_EMBED})},
+            blocks=('patch_embed',),
+        )
+        for kind in TRANSFORMERS
+    ),
+    Part(
+        ATTENTION,
+        products={'query_key': ('query', 'key'), 'probability_value': ('post_softmax', 'value')},
+        qkv='qkv',
+        replacement=lambda module, products: QuantAttention(module, **products),
+    ),
+)
