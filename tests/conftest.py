@@ -6,6 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from erq_mm.torchvision_schemas import declare_missing_operators
+
+declare_missing_operators()  # timm and mmpretrain import torchvision, in tests that do not import the engine too
+
 ROOT = Path(__file__).parent.parent
 DATA = ROOT.parent / 'shared' / 'data'
 

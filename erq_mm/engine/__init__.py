@@ -2,10 +2,12 @@
 
 import warnings
 
+from ..torchvision_schemas import declare_missing_operators
 from .versions import check_stack
 
 # mmengine 0.10.7 says so at every config it reads; the version check knows what to do when it breaks
 warnings.filterwarnings('ignore', message='pkg_resources is deprecated')
+declare_missing_operators()  # first: mmdet and mmengine's environment report import torchvision where it is
 check_stack()
 
 from .backends import BackendHook  # noqa: E402

@@ -20,7 +20,7 @@ REPAIR = {
         "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv 'mmcv==2.1.0'"
     ),
     'mmdet': "pip install 'mmdet==3.3.0'",
-    'torchvision': 'pip uninstall -y torchvision  (nothing here needs it; or install the one built for this torch)',
+    'torchvision': 'pip uninstall -y torchvision  (detectors do not need it; timm needs the one built for this torch)',
     'pkg_resources': "pip install 'setuptools<82'",
 }
 
