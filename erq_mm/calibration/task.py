@@ -113,8 +113,13 @@ class ClassifierTask(CalibrationTask):
         return (model(self.batches[index]),)
 
     def divergence(self, predictions: Predictions, reference: Predictions) -> Tensor:
-        log_p, log_q = (t[0].div(self.temperature).log_softmax(-1) for t in (reference, predictions))
-        return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
+        return logit_divergence(predictions[0], reference[0], self.temperature)
+
+
+def logit_divergence(logits: Tensor, reference: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return KL(softmax(reference / T) || softmax(logits / T)), the mean over a batch, (batch, classes)."""
+    log_p, log_q = (t.div(temperature).log_softmax(-1) for t in (reference, logits))
+    return (log_p.exp() * (log_p - log_q)).sum(-1).mean()
 
 
 def as_task(run_calibration: Callable[[nn.Module], Any]) -> CalibrationTask:

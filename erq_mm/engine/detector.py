@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from ..calibration.state import full_precision
 from ..calibration.task import CalibrationTask, Predictions
+from .model_kinds import ImageTask
 from .objectives import dense_divergence, detector_loss
 from .two_stage import RegionMemory, evaluated_part, ignores_masks, is_known_two_stage, two_stage_parts
 
 
-class DetectorTask(CalibrationTask):
+class DetectorTask(ImageTask):
     """Calibration images of one mmdet detector, through its own `test_step`: layers see what they see at test time.
 
     The first run of an image, which must be of the float model, remembers the regions of interest of known two-stage
@@ -47,6 +48,9 @@ class DetectorTask(CalibrationTask):
             return set()
         has_loss = detector.train_cfg is not None and type(detector).loss is TwoStageDetector.loss
         return {'loss', 'predictions'} if has_loss and not self._needs_masks(model) else {'predictions'}
+
+    def idle_parts(self, model: nn.Module) -> list[str]:
+        return idle_detectors(model, self)
 
     def pairs_rows(self, model: nn.Module, name: str) -> bool:
         """Whether row i of a layer is of the same place or region of an image in every run.

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmdet.engine.hooks.utils import trigger_visualization_hook
-from mmdet.evaluation import DumpDetResults, MultiDatasetsEvaluator
+from mmdet.evaluation import MultiDatasetsEvaluator
 from mmdet.utils import setup_cache_size_limit_of_dynamo
 from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.evaluator import BaseMetric
 from mmengine.hooks import Hook
 from mmengine.hub import get_config
 from mmengine.registry import RUNNERS
@@ -25,6 +25,7 @@ from ..export.container import is_ours
 from .backends import BACKENDS
 from .checkpoints import CheckpointGuardHook
 from .image_sets import leaf_datasets
+from .model_kinds import ModelKind, kind_of_config
 from .quantized_detector import is_quantized_detector
 from .shipped_configs import is_shipped, shipped_config
 
@@ -111,11 +112,21 @@ def parse_recipe(text: str) -> dict[str, Any]:
 
 def load_config(name: str) -> Config:
     """Return the config of a file, or of a `package::name`."""
-    if is_shipped(name):
-        return Config.fromfile(shipped_config(name))
-    if '::' in name and not os.path.exists(name):
-        return get_config(name)
-    return Config.fromfile(name)
+    try:
+        if is_shipped(name):
+            return Config.fromfile(shipped_config(name))
+        if '::' in name and not os.path.exists(name):
+            return get_config(name)
+        return Config.fromfile(name)
+    except ImportError as error:
+        raise _first_cause(error) from None
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    """Return why an import of `custom_imports` failed: mmengine says only that it did."""
+    while (cause := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        error = cause
+    return error
 
 
 def add_recipe(config: Config, quantization: dict[str, Any]) -> None:
@@ -136,11 +147,10 @@ def add_backend(config: Config, name: str) -> None:
 
 def prepare_config(args: argparse.Namespace, config: Config) -> Config:
     """Return the config with the command line merged into it, as mmdet's tool does, our own options first."""
+    kind = kind_of_config(config)
     config.launcher = args.launcher
-    if (
-        config.get('default_scope', 'mmdet') is None
-    ):  # of mmdet's pure-Python configs, which name some types all the same
-        config.default_scope = 'mmdet'
+    if 'default_scope' in config and config.default_scope is None:
+        config.default_scope = kind.scope  # pure-Python configs have none, and name some types all the same
     if args.recipe is not None:
         add_recipe(config, args.recipe)
     if args.backend is not None:
@@ -152,9 +162,9 @@ def prepare_config(args: argparse.Namespace, config: Config) -> Config:
     if is_ours(args.checkpoint):
         expect_quantized(config, args.recipe)
     if args.show or args.show_dir:
-        config = trigger_visualization_hook(config, args)
+        kind.show(config, args)
     if args.tta:
-        add_test_time_augmentation(config)
+        add_test_time_augmentation(config, kind)
     return config
 
 
@@ -197,9 +207,9 @@ def build_runner(args: argparse.Namespace) -> Runner:
     runner = Runner.from_cfg(config) if 'runner_type' not in config else RUNNERS.build(config)
     runner.register_hook(CheckpointGuardHook())
     if args.out and isinstance(runner.test_evaluator, MultiDatasetsEvaluator):
-        runner.register_hook(DumpPredictionsHook(args.out))
+        runner.register_hook(DumpPredictionsHook(kind_of_config(config).dump(args.out)))
     elif args.out:
-        runner.test_evaluator.metrics.append(DumpDetResults(out_file_path=args.out))
+        runner.test_evaluator.metrics.append(kind_of_config(config).dump(args.out))
     return runner
 
 
@@ -207,11 +217,11 @@ class DumpPredictionsHook(Hook):
     """Write all predictions of a test run beside an evaluator whose metrics are one per data set, and would drop them.
 
     Args:
-        path: .pkl file.
+        metric: that writes them.
     """
 
-    def __init__(self, path: str) -> None:
-        self.metric = DumpDetResults(out_file_path=path)
+    def __init__(self, metric: BaseMetric) -> None:
+        self.metric = metric
 
     def after_test_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Sequence[Any] | None = None
@@ -222,24 +232,12 @@ class DumpPredictionsHook(Hook):
         self.metric.evaluate(len(runner.test_dataloader.dataset))
 
 
-def add_test_time_augmentation(config: Config) -> None:
-    """Wrap the model and the pipelines as mmdet does: its own defaults where the config names none."""
+def add_test_time_augmentation(config: Config, kind: ModelKind) -> None:
+    """Wrap the model and the pipelines as OpenMMLab's tools do: their defaults where the config names none."""
     if 'tta_model' not in config:
-        config.tta_model = dict(
-            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-        )
+        config.tta_model = copy.deepcopy(kind.tta_model)
     for dataset in leaf_datasets(config.test_dataloader.dataset):
-        dataset.pipeline = copy.deepcopy(config.get('tta_pipeline') or _with_flips(dataset.pipeline))
+        dataset.pipeline = copy.deepcopy(config.get('tta_pipeline') or kind.with_flips(dataset.pipeline))
     model = copy.deepcopy(config.tta_model)
     model.module = config.model
     config.model = model
-
-
-def _with_flips(pipeline: list[Any]) -> list[Any]:
-    """Return a test pipeline that packs every image twice, flipped and as it is."""
-    keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
-    flips = [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)]
-    return [
-        *pipeline[:-1],
-        dict(type='TestTimeAug', transforms=[flips, [dict(type='mmdet.PackDetInputs', meta_keys=keys)]]),
-    ]

@@ -26,7 +26,7 @@ from .checkpoints import check_float_checkpoint
 from .console import size_lines, summary
 from .distribution import on_rank_zero, quantize_on_all_ranks
 from .installed import InstalledModel
-from .quantization import DetectorQuantization
+from .quantization import ModelQuantization
 from .saved_detectors import save_detector
 
 
@@ -68,7 +68,7 @@ class ERQHook(Hook):
         full_account: bool = True,
         save: str | None = None,
     ) -> None:
-        self.quantization = DetectorQuantization(
+        self.quantization = ModelQuantization(
             recipe, w_bits, a_bits, scope, calibration, overrides, work_dir, same_function, full_account
         )
         self.report_path, self.save_path = report, None if save is None else check_suffix(save)

@@ -23,7 +23,7 @@ class ImageSet:
         is_only: whether the loader has no other set, so that plain ids say all.
         location: of its annotations (or images, if it has no annotation file), for messages.
         dataset: built, with the pipeline that its images shall go through.
-        ids: image id of every record; its position where the data set gives none.
+        ids: image id of every record: that of the data set, else the path below its `data_root`, else the position.
         has_objects: of every record.
     """
 
@@ -71,7 +71,8 @@ def annotation_file(dataset: Mapping[str, Any]) -> str | None:
 
 def location_of(dataset: Mapping[str, Any]) -> str:
     """Return where a data set is: its annotation file, else its first folder of images, else its class."""
-    folders = [str(folder) for folder in (dataset.get('data_prefix') or {}).values() if folder]
+    prefix = dataset.get('data_prefix') or dataset.get('split') or {}  # mmpretrain takes one folder as a plain text
+    folders = [str(folder) for folder in (prefix.values() if isinstance(prefix, Mapping) else [prefix]) if folder]
     folder = os.path.join(dataset.get('data_root') or '', *folders[:1])
     return annotation_file(dataset) or folder or getattr(dataset['type'], '__name__', str(dataset['type']))
 
@@ -96,7 +97,7 @@ def open_image_set(dataset: Mapping[str, Any], name: str, is_only: bool, progres
         built.full_init()
     ids, has_objects = [], []
     for index, record in enumerate(_records(built, name, progress)):
-        ids.append(record.get('img_id', index))
+        ids.append(_image_id(record, built, index))
         has_objects.append(bool(record.get('instances')))
     return ImageSet(name, is_only, location_of(dataset), built, ids, has_objects)
 
@@ -107,6 +108,14 @@ def _build(dataset: Mapping[str, Any]) -> Any:
         return DATASETS.build({**dataset, 'serialize_data': False})
     except TypeError:  # the class does not take the argument
         return DATASETS.build(dataset)
+
+
+def _image_id(record: Mapping[str, Any], dataset: Any, index: int) -> Any:
+    if 'img_id' in record or 'img_path' not in record:
+        return record.get('img_id', index)
+    root = getattr(dataset, 'data_root', None)
+    path = str(record['img_path'])
+    return os.path.relpath(path, root) if root and path.startswith(str(root)) else path
 
 
 def _records(dataset: Any, name: str, progress: Progress | None) -> Iterable[dict[str, Any]]:

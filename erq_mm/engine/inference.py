@@ -9,6 +9,7 @@ from torch import nn
 
 from ..calibration.report import Report, check_writable
 from .hook import ERQHook, unwrap
+from .model_kinds import kind_of
 
 
 def quantize_detector_(model: nn.Module, config: Config | None = None, **settings: Any) -> Report:
@@ -40,7 +41,7 @@ def quantize_detector_(model: nn.Module, config: Config | None = None, **setting
         raise ValueError("the config has no default_hooks.quantization: say how, e.g. recipe='erq', w_bits=4, a_bits=4")
     configured.pop('type', None)
     hook = ERQHook(**configured | settings)
-    init_default_scope(config.get('default_scope') or 'mmdet')
+    init_default_scope(config.get('default_scope') or kind_of(model).scope)
     if hook.report_path is not None:
         check_writable(Path(hook.report_path))
     hook.quantization.prepare(model, config)

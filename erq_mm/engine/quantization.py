@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from mmengine.config import Config
@@ -18,11 +19,11 @@ from ..calibration.task import check_task
 from ..core.spec import check_bits
 from ..nn.structure import SCOPES
 from .calibration_data import CalibrationConfig, CalibrationImages, build_calibration_images
-from .detector import DetectorTask, idle_detectors
+from .model_kinds import ImageTask, kind_of
 from .versions import stack_versions
 
 
-class DetectorQuantization:
+class ModelQuantization:
     """A recipe with its bits, scope and calibration images, checked; `prepare`, then `run`.
 
     Args:
@@ -58,8 +59,9 @@ class DetectorQuantization:
         except TypeError as error:
             raise ValueError(f'default_hooks.quantization.calibration={calibration}: {error}') from None
         self.calibration.check_enough(self.recipe)
+        self._is_number_given = 'num_images' in (calibration or {})
         self._images: CalibrationImages | None = None
-        self._task: DetectorTask | None = None
+        self._task: ImageTask | None = None
 
     def prepare(
         self, model: nn.Module, config: Config, evaluated: str = 'test', progress: Progress | None = None
@@ -73,10 +75,13 @@ class DetectorQuantization:
         """
         settings = self.w_bits, self.a_bits, self.scope, self.overrides
         plan_quantization(model, self.recipe, *settings)  # every error that needs no forward
+        kind = kind_of(model)
+        if not self._is_number_given:
+            self.calibration = replace(self.calibration, num_images=max(kind.num_images, self.recipe.images))
         with _display(progress) as shown:
             self._images = build_calibration_images(config, self.calibration, evaluated, shown)
         wanted = needs(self.recipe)
-        self._task = DetectorTask(self._images.samples, self.scope == 'all', with_labels='loss' in wanted)
+        self._task = kind.task(self._images.samples, self.scope, wanted)
         check_task(self._task, model, wanted, self.recipe.name, self.recipe.images)
 
     def run(self, model: nn.Module, progress: Progress | None = None) -> tuple[Report, Plan]:
@@ -88,7 +93,7 @@ class DetectorQuantization:
         images, task, self._images, self._task = self._images, self._task, None, None
         with _display(progress) as shown:
             model.eval()
-            idle = idle_detectors(model, task)
+            idle = task.idle_parts(model)
             overrides = self.overrides | {f'{name}.*': 'float' for name in idle}
             plans: list[Plan] = []
             report = quantize_(

@@ -3,7 +3,6 @@
 import argparse
 from pathlib import Path
 
-from mmdet.apis import init_detector
 from mmengine.config import DictAction
 from mmengine.runner import CheckpointLoader
 
@@ -16,6 +15,7 @@ from .console import size_lines, summary
 from .evaluation import add_recipe, load_config, parse_recipe
 from .hook import ERQHook
 from .inference import quantize_detector_
+from .model_kinds import kind_of_config
 from .saved_detectors import save_detector
 
 
@@ -31,7 +31,7 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
     if (config.get('default_hooks') or {}).get('quantization') is None:
         raise SystemExit(f'{args.config} has no default_hooks.quantization: say how, e.g. --recipe erq_w4a4')
     quantization = {key: value for key, value in config.default_hooks.quantization.items() if key != 'type'}
-    model = init_detector(config, args.checkpoint, device=args.device)
+    model = kind_of_config(config).init_model(config, args.checkpoint, args.device)
     checkpoint = CheckpointLoader.load_checkpoint(args.checkpoint, map_location='cpu')
     check_float_checkpoint(model, checkpoint, ERQHook(**quantization).quantization.scope)
     report = quantize_detector_(model, config)

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from mmengine.runner import CheckpointLoader
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..export.container import MARK, is_ours, read
@@ -64,8 +66,15 @@ def is_quantized(state: Mapping[str, Any]) -> bool:
     return RECORD_KEY in state
 
 
+def _float_safetensors(path: str) -> dict[str, Any]:
+    try:
+        return {'state_dict': load_file(path)}
+    except SafetensorError as error:
+        raise ValueError(f'{path} cannot be loaded: it is truncated, or no file of safetensors ({error})') from error
+
+
 def register_loader() -> None:
-    """Let mmengine load saved quantized models from local paths; all other paths go where they went."""
+    """Let mmengine load saved quantized models, and any .safetensors, from local paths; others go where they went."""
     load_float = CheckpointLoader._get_checkpoint_loader('')
 
     def load_from_local(filename: str, map_location: Any = None) -> Any:
@@ -73,7 +82,7 @@ def register_loader() -> None:
         if is_ours(path):
             return as_checkpoint(path)
         if Path(path).suffix == '.safetensors' and os.path.isfile(path):
-            read(path)  # raises, and says why
+            return _float_safetensors(path)
         return load_float(filename, map_location)
 
     load_from_local.is_of_erq_mm = True

@@ -14,6 +14,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.registry import MODELS, Registry, init_default_scope
 from torch import nn
 
+from .model_kinds import kind_of_config
+
 TUPLE = '__tuple__'
 FETCHED = ('init_cfg', 'pretrained')  # weights that the saved ones replace
 OURS = ('ERQHook', 'BackendHook')
@@ -42,10 +44,12 @@ def build_saved_detector(config: Config) -> nn.Module:
 
     Raises:
         ValueError: a type that is in no registry.
+        ImportError: the kind of model needs packages that are not installed.
     """
+    kind = kind_of_config(config)  # of a closed list, whose packages register what it may name
     model = copy.deepcopy(config.model)
     _check_and_strip(model, known_types(), 'model')
-    init_default_scope('mmdet')
+    init_default_scope(kind.scope)
     return MODELS.build(model)
 
 

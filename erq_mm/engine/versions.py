@@ -12,6 +12,7 @@ DISTRIBUTIONS = {
     'torch': ('torch',),
     'torchvision': ('torchvision',),
 }
+OPTIONAL = ('timm', 'mmpretrain')  # of classifiers
 TESTED = 'torch 2.13.0, mmengine 0.10.7, mmcv 2.1.0, mmdet 3.3.0'
 REPAIR = {
     'mmengine': "pip install 'mmengine==0.10.7'",
@@ -37,7 +38,8 @@ def installed_version(name: str) -> str:
 
 def stack_versions() -> dict[str, str]:
     """Return the versions a report should carry."""
-    return {name: installed_version(name) for name in DISTRIBUTIONS}
+    optional = {name: installed_version(name) for name in OPTIONAL if importlib.util.find_spec(name) is not None}
+    return {name: installed_version(name) for name in DISTRIBUTIONS} | optional
 
 
 def check_stack() -> None:
