@@ -1,7 +1,8 @@
 """ImageNet-1k for classifiers of timm: data, metric and runtime.
 
     data/imagenet/val/       1,000 class folders, or flat with data/imagenet/meta/val.txt
-    data/imagenet/train/     calibration images, in any folders; without it default_hooks.quantization.calibration.split=val
+    data/imagenet/train/     calibration images, in any folders; who has only val calibrates on that:
+                             --cfg-options default_hooks.quantization.calibration.split=val
 
 A model's config names it twice, as `configs/imagenet/deit-s.py` does: the network, and whose preprocessing.
 """

@@ -113,9 +113,8 @@ def _build(dataset: Mapping[str, Any]) -> Any:
 def _image_id(record: Mapping[str, Any], dataset: Any, index: int) -> Any:
     if 'img_id' in record or 'img_path' not in record:
         return record.get('img_id', index)
-    root = getattr(dataset, 'data_root', None)
-    path = str(record['img_path'])
-    return os.path.relpath(path, root) if root and path.startswith(str(root)) else path
+    root, path = getattr(dataset, 'data_root', None), str(record['img_path'])
+    return os.path.relpath(path, root) if root and path.startswith(str(root)) else index
 
 
 def _records(dataset: Any, name: str, progress: Progress | None) -> Iterable[dict[str, Any]]:

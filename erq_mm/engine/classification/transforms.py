@@ -15,7 +15,7 @@ from .data_config import data_config
 
 @TRANSFORMS.register_module()
 class LoadRGBImage(LoadImageFromFile):
-    """Read an image as timm does: Pillow's decoder, converted to RGB, whatever the file has (grey, RGBA, palette, CMYK).
+    """Read an image as timm does: by Pillow, converted to RGB whatever the file has (grey, RGBA, palette, CMYK).
 
     It takes `backend_args` of mmcv's `LoadImageFromFile`. Adds img, (height, width, 3) uint8 in the order R, G, B;
     img_shape and ori_shape.

@@ -1,4 +1,4 @@
-"""Weights of timm classifiers from any file: timm's own, those of the papers' releases, mmengine's, our saved models."""
+"""Weights of timm classifiers from any file: timm's, those of the papers' releases, mmengine's, our saved models."""
 
 import sys
 from collections import OrderedDict
