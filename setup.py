@@ -25,6 +25,8 @@ class BuildWithConfigs(build_py):
             (mim / 'model-index.yml').write_text('Import: []\n')  # mmengine reads it first
 
 
+TIMM = ['timm>=1.0.15', 'mmpretrain>=1.2.0,<1.3', 'torchvision']
+
 setup(
     cmdclass={'build_py': BuildWithConfigs},
     name='erq_mm',
@@ -36,7 +38,9 @@ setup(
     install_requires=['torch>=2.0', 'numpy', 'rich', 'safetensors>=0.4'],
     extras_require={
         'mm': ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'mmdet>=3.3.0,<3.4'],
-        # the tested versions are in requirements/export.txt
+        # the tested versions are in requirements/timm.txt and requirements/export.txt
+        'timm': TIMM,
+        'demo-classification': [*TIMM, 'scikit-learn'],
         'onnx': ['onnx'],
         'openvino': ['onnx', 'openvino'],
         'onnxruntime': ['onnx', 'onnxruntime'],

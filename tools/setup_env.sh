@@ -47,7 +47,9 @@ if ! ls "$cache"/mmcv-*.whl >/dev/null 2>&1; then
   mv "$building"/mmcv-*.whl "$cache"/    # a rename: an interrupted build leaves no half wheel behind
 fi
 say "mmcv $MMCV from $cache, mmengine, mmdet and this project"
-pip "$cache"/mmcv-*.whl -r requirements/stack.txt -r requirements/export.txt -r requirements/dev.txt
+# torch is named again: whatever another package asks for, the build that mmcv was compiled against stays
+pip "torch==$torch_version" "$cache"/mmcv-*.whl -r requirements/stack.txt -r requirements/timm.txt \
+  -r requirements/export.txt -r requirements/dev.txt
 "$VENV/bin/python" -c 'import cv2' 2>/dev/null || {  # a machine without a display lacks the libraries of the full build
   "$VENV/bin/python" -m pip uninstall --quiet --yes opencv-python
   pip opencv-python-headless
