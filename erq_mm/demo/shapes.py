@@ -6,13 +6,13 @@ colour competes with them. Masks are the visible parts.
 """
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import cv2
 import numpy as np
 from rich.progress import track
+
+from .generated import write_once
 
 CLASSES = ('disc', 'triangle', 'square', 'star', 'cross', 'crescent', 'arrow')
 SPLITS = {'train': 900, 'val': 160}
@@ -27,28 +27,18 @@ Rng = np.random.Generator
 def make_shapes(root: Path, seed: int = 7, splits: dict[str, int] = SPLITS) -> None:
     """Write `root/{train,val}/*.jpg` and `root/annotations/instances_{train,val}.json`.
 
-    The set is drawn into a neighbouring folder and renamed when complete; an existing complete set of the same seed
-    and size is left alone.
+    An existing complete set of the same seed and size is left alone.
 
     Raises:
         FileExistsError: `root` exists and holds something else.
     """
-    root = Path(root)
     stamp = {'version': FORMAT_VERSION, 'seed': seed, 'splits': splits}
-    if root.exists():
-        if (root / 'stamp.json').exists() and json.loads((root / 'stamp.json').read_text()) == stamp:
-            return
-        raise FileExistsError(
-            f'{root} exists and is not this data set ({stamp}); move it away or choose another folder'
-        )
-    unfinished = root.with_name(f'{root.name}.unfinished-{os.getpid()}')
-    try:
+
+    def write(unfinished: Path) -> None:
         for index, (split, count) in enumerate(splits.items()):
             _write_split(unfinished, split, count, seed=[seed, index])
-        (unfinished / 'stamp.json').write_text(json.dumps(stamp))
-        unfinished.rename(root)
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+
+    write_once(Path(root), stamp, write)
 
 
 def _write_split(root: Path, split: str, count: int, seed: list[int]) -> None:
