@@ -1,11 +1,14 @@
 PYTHON_ENV = .venv/bin/python
 
-.PHONY: setup demo test test-slow lint
+.PHONY: setup demo demo-classification test test-slow lint
 setup:
 	@tools/setup_env.sh
 
 demo: setup
 	@$(PYTHON_ENV) tools/demo.py
+
+demo-classification: setup
+	@$(PYTHON_ENV) tools/demo_classification.py
 
 # two processes of one thread each: faster on 2 cores than one process of two
 test: setup

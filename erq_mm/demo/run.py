@@ -1,4 +1,4 @@
-"""Evaluate a detector float and with several recipes, in one process, and show the results as a table and pictures."""
+"""Evaluate a model float and with several recipes, in one process."""
 
 import contextlib
 import math
@@ -11,12 +11,22 @@ from typing import Any
 from mmdet.structures import DetDataSample
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 from rich.progress import Progress
 
 from ..calibration.report import Report
 from ..engine.evaluation import add_recipe, build_parser, load_config, prepare_config
 
 BOX, MASK = 'coco/bbox_mAP', 'coco/segm_mAP'
+
+
+@dataclass
+class Outcome:
+    """The outcome of one test run: its metrics, the quantization's report (None for float), and kept predictions."""
+
+    metrics: dict[str, float]
+    report: Report | None
+    samples: list[BaseDataElement] = field(default_factory=list)
 
 
 @dataclass
@@ -38,7 +48,7 @@ class ShowProgress(Hook):
 
     def __init__(self, progress: Progress, name: str, keep: int) -> None:
         self.progress, self.name, self.keep = progress, name, keep
-        self.samples: list[DetDataSample] = []
+        self.samples: list[BaseDataElement] = []
 
     def before_test_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         if batch_idx == 0:  # after ERQHook has calibrated: the time shown is that of the evaluation
@@ -49,7 +59,7 @@ class ShowProgress(Hook):
         self.samples += [sample.cpu() for sample in outputs[: max(0, self.keep - len(self.samples))]]
 
 
-def evaluate(
+def run_test(
     config: str,
     checkpoint: str,
     name: str,
@@ -58,10 +68,11 @@ def evaluate(
     progress: Progress,
     options: Sequence[str] = (),
     keep: int = 0,
-) -> Evaluation:
+) -> Outcome:
     """Run `tools/test.py`'s own code on a config; mmengine's log goes to `work_dir`.
 
     Args:
+        name: of what the progress shows.
         quantization: keys of `ERQHook`, or None for the float model.
         options: `key=value` as for --cfg-options.
         keep: number of predictions to keep.
@@ -83,5 +94,20 @@ def evaluate(
                 hook.shared_progress = progress
         metrics = runner.test()
     report = next((hook.report for hook in runner.hooks if hasattr(hook, 'shared_progress')), None)
-    box, mask = (100 * metrics.get(key, math.nan) for key in (BOX, MASK))
-    return Evaluation(name, box, mask, report, shown.samples)
+    return Outcome(metrics, report, shown.samples)
+
+
+def evaluate(
+    config: str,
+    checkpoint: str,
+    name: str,
+    quantization: dict[str, Any] | None,
+    work_dir: Path,
+    progress: Progress,
+    options: Sequence[str] = (),
+    keep: int = 0,
+) -> Evaluation:
+    """Return the AP of a detector; the arguments are those of `run_test`."""
+    run = run_test(config, checkpoint, name, quantization, work_dir, progress, options, keep)
+    box, mask = (100 * run.metrics.get(key, math.nan) for key in (BOX, MASK))
+    return Evaluation(name, box, mask, run.report, run.samples)
