@@ -33,7 +33,7 @@ setup(
     version=VERSION,
     description='Post-training quantization of Swin detectors for mmdet 3.x',
     packages=find_packages(include=['erq_mm', 'erq_mm.*']),
-    package_data={'erq_mm.benchmark': ['published.json']},
+    package_data={'erq_mm.benchmark.published': ['*.json']},
     python_requires='>=3.10',
     install_requires=['torch>=2.0', 'numpy', 'rich', 'safetensors>=0.4'],
     extras_require={

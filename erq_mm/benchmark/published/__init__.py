@@ -5,24 +5,28 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-FILE = Path(__file__).parent / 'published.json'
-TABLES: dict[str, dict[str, Any]] = json.loads(FILE.read_text())
+TABLES: dict[str, dict[str, Any]] = {
+    name: table
+    for file in sorted(Path(__file__).parent.glob('*.json'))  # one per data set
+    for name, table in json.loads(file.read_text()).items()
+}
 
 
 class Published:
     """A table of published figures, as columns for a table of measured ones.
 
     Args:
-        name: key of `published.json`: `heading`, `unit`, `columns` (with the demo detector they belong to, or null),
-            `rows` (`match`: attributes of a measured row that must be equal; `values`: column -> number, or box and
-            mask AP; `source`; `images` that calibrated, if known).
-        detector: name of the measured detector; columns of other detectors are left out.
+        name: key of a JSON file here: `heading`, `unit`, `columns` (`name`, and the measured models they stand beside,
+            `detectors`; all of them without it), `rows` (`match`: attributes of a measured row that must be equal, or
+            the `method` that no recipe is; `values`: column -> number, or box and mask AP; `source`; `images` that
+            calibrated, if known).
+        detector: name of the measured model; columns of others are left out.
     """
 
     def __init__(self, name: str | None, detector: str) -> None:
         table = TABLES[name] if name else {'columns': [], 'rows': [], 'heading': '', 'unit': ''}
         self._rows, self._unit = table['rows'], table['unit']
-        self._names = [c['name'] for c in table['columns'] if c['detector'] in (None, detector)]
+        self._names = [c['name'] for c in table['columns'] if detector in c.get('detectors', [detector])]
         self.headings = [f'{table["heading"]}: {column}' for column in self._names]
         self._sources: list[str] = []
 
