@@ -97,7 +97,13 @@ class Store:
 
     def read(self, cell: Cell) -> dict[str, Any] | None:
         """Return the result, or None."""
-        return json.loads(self.path(cell).read_text()) if self.is_done(cell) else None
+        if not self.is_done(cell):
+            return None
+        result = json.loads(self.path(cell).read_text())
+        for old, new in (('ap', 'measured'), ('mmdet_ap', 'reported')):  # as cells were written when all were detectors
+            if old in result:
+                result[new] = result.pop(old)
+        return result
 
     def arrays(self, cell: Cell) -> dict[str, np.ndarray]:
         """Return the arrays of a result."""

@@ -13,6 +13,7 @@ from mmengine.config import Config, DictAction
 from ..demo.shapes import make_shapes
 from ..engine.evaluation import load_config
 from ..engine.image_sets import annotation_file, leaf_datasets
+from .protocols import Protocol, protocol_of
 from .storage import digest_of, file_digest
 
 DEMO = {'mask': 'mask-rcnn_swin-mini', 'cascade': 'cascade-mask-rcnn_swin-mini'}
@@ -47,9 +48,19 @@ class Detector:
             config.merge_from_dict(parse_options(self.options))
         return config
 
+    @property
+    def protocol(self) -> Protocol:
+        """How it is evaluated; raises ValueError as `protocol_of`."""
+        return _protocol(self)
+
     def digest(self) -> str:
         """Return a fingerprint of config, checkpoint and annotations: of everything that decides a float result."""
         return _digest(self)
+
+
+@cache
+def _protocol(detector: Detector) -> Protocol:
+    return protocol_of(detector.load_config())
 
 
 @cache

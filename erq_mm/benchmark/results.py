@@ -9,16 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..analysis.operations import bit_operations, product_bits
-from .bootstrap import REPLICATES, SEED, Interval, average_precision, image_weights, interval
+from .bootstrap import REPLICATES, SEED, Interval, image_weights, interval
 from .cells import Cell, Store
 from .choices import RecipeChoice
 from .detectors import Detector
-from .matches import from_arrays
+from .protocols import METRICS
 from .storage import write_arrays
 from .study import FLOAT, Study
 
 FLOAT_CHOICE = RecipeChoice(FLOAT, FLOAT, FLOAT)
-TASKS = {'box': 'bbox', 'mask': 'segm'}
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ class Row:
     Attributes:
         label: what tables call it. recipe: the recipe's name, `float` for the float detector.
         results: of the cells that are there, one per seed.
-        replicates: task -> AP in percent of every resample, mean over seeds, (replicates,).
+        replicates: stored name of a metric -> percent of every resample, mean over seeds, (replicates,).
         macs: of the detector, if they were counted.
     """
 
@@ -48,17 +47,19 @@ class Row:
         """What published figures are matched with."""
         return {key: getattr(self, key) for key in ('recipe', 'label', 'bits', 'images', 'scope')}
 
-    def ap(self, task: str) -> Interval | None:
-        """Return AP in percent with its interval; `task` is `box` or `mask`."""
-        values = [result['ap'][TASKS[task]] for result in self.results if TASKS[task] in result['ap']]
-        return interval(float(np.mean(values)), self.replicates[TASKS[task]]) if values else None
+    def measured(self, metric: str) -> Interval | None:
+        """Return a metric (a key of `METRICS`) in percent with its interval, None if it was not measured."""
+        stored = METRICS[metric].stored
+        values = [result['measured'][stored] for result in self.results if stored in result['measured']]
+        return interval(float(np.mean(values)), self.replicates[stored]) if values else None
 
-    def difference(self, other: 'Row', task: str) -> Interval | None:
-        """Return AP minus another row's; the interval is of the difference on the same resampled images."""
-        own, others = self.ap(task), other.ap(task)
+    def difference(self, other: 'Row', metric: str) -> Interval | None:
+        """Return a metric minus another row's; the interval is of the difference on the same resampled images."""
+        own, others = self.measured(metric), other.measured(metric)
         if own is None or others is None:
             return None
-        paired = self.replicates[TASKS[task]] - other.replicates[TASKS[task]]
+        stored = METRICS[metric].stored
+        paired = self.replicates[stored] - other.replicates[stored]
         return interval(own.value - others.value, paired)
 
     @property
@@ -130,20 +131,18 @@ def _row(
     first = cells[0]
     bits = FLOAT if first.recipe is None else f'W{first.w_bits}A{first.a_bits}'
     replicates = [bootstrap(store, cell) for cell in done]
-    averaged = {task: np.mean([r[task] for r in replicates], axis=0) for task in replicates[0]}
+    averaged = {stored: np.mean([r[stored] for r in replicates], axis=0) for stored in replicates[0]}
     results = tuple(store.read(cell) for cell in done)
     return [Row(first.detector, choice.label, choice.type, bits, images, scope, choice.x, results, averaged, macs)]
 
 
 def bootstrap(store: Store, cell: Cell) -> dict[str, NDArray]:
-    """Return task -> AP in percent of every resample, computed once per cell and kept beside it."""
+    """Return stored name of a metric -> percent of every resample, computed once per cell and kept beside it."""
     path = store.path(cell, f'.bootstrap{REPLICATES}-{SEED}.npz')
     if path.is_file() and path.stat().st_mtime >= store.path(cell, '.npz').stat().st_mtime:
         with np.load(path) as stored:
             return dict(stored)
-    found = {}
-    for task, matches in from_arrays(store.arrays(cell)).items():
-        found[task] = 100 * average_precision(matches, image_weights(matches.ground_truths.shape[1]))
+    found = cell.detector.protocol.percent(store.arrays(cell), image_weights)
     write_arrays(path, found)
     return found
 

@@ -1,7 +1,7 @@
 """A study: a grid of cells and how its results are shown, read from a small config file."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,12 @@ from .choices import (
     unknown_key_error,
 )
 from .detectors import Detector, resolve_detector
+from .protocols import METRICS, Metric
 from .published import TABLES
 
 FLOAT = 'float'
-COLUMNS = ('box', 'mask', 'box_difference', 'mask_difference', 'seconds', 'memory', 'size', 'operations')
+MEASURED = tuple(METRICS) + tuple(f'{key}_difference' for key in METRICS)
+COLUMNS = (*MEASURED, 'seconds', 'memory', 'size', 'operations')
 FIGURES = ('accuracy', 'seconds', 'curve', 'error_ratios')
 ANALYSES = KINDS[1:]
 LISTS = ('detectors', 'recipes', 'bits', 'images', 'seeds', 'scopes', 'columns', 'figures', 'analyses')
@@ -38,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     'seeds': [0],
     'scopes': ['linears'],
     'baseline': FLOAT,
-    'columns': ['box', 'mask', 'box_difference', 'mask_difference', 'seconds'],
+    'columns': None,
     'figures': ['accuracy'],
     'analyses': [],
     'published': None,
@@ -74,6 +76,11 @@ class Study:
     analyses: tuple[str, ...]
     published: str | None
     curve: Mapping[str, Any] = field(hash=False)
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """What its models are measured by."""
+        return self.detectors[0].protocol.metrics
 
     def cells(self) -> list[Cell]:
         """Return all cells: the float detectors first, analyses last."""
@@ -129,16 +136,18 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
             raise unknown_key_error('unknown key', key, DEFAULTS)
     values = DEFAULTS | dict(values)
     for key in LISTS:
-        if not isinstance(values[key], (list, tuple)):
+        if not isinstance(values[key], (list, tuple)) and not (key == 'columns' and values[key] is None):
             raise ValueError(f'{key} must be a list, got {values[key]!r}')
     for key in ('detectors', 'bits', 'images', 'seeds', 'scopes'):
         if not values[key]:
             raise ValueError(f'{key} is empty; leave it out for the default {DEFAULTS[key]}')
     if not values['recipes'] and not values['analyses']:
         raise ValueError("nothing to run: give recipes=['rtn', 'repq', 'erq'] or analyses")
+    detectors = tuple(resolve_detector(entry, root) for entry in values.pop('detectors'))
+    values['columns'] = _default_columns(values, detectors) if values['columns'] is None else values['columns']
     study = Study(
         name=name,
-        detectors=tuple(resolve_detector(entry, root) for entry in values.pop('detectors')),
+        detectors=detectors,
         recipes=tuple(choose_recipe(entry) for entry in values.pop('recipes')),
         bits=tuple(parse_bits(text) for text in values.pop('bits')),
         curve=_check_curve(values.pop('curve')),
@@ -147,6 +156,14 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
     )
     _check(study)
     return study
+
+
+def _default_columns(values: Mapping[str, Any], detectors: Sequence[Detector]) -> list[str]:
+    """Return what the models are measured by, its differences, and the time, where anything is measured at all."""
+    if not values['recipes']:
+        return []
+    keys = [metric.key for metric in detectors[0].protocol.metrics]
+    return [*keys, *(f'{key}_difference' for key in keys), 'seconds']
 
 
 def _check(study: Study) -> None:
@@ -167,6 +184,9 @@ def _check(study: Study) -> None:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f'{field_name} {twice[0]!r} is in the grid twice; give one of them another label or name')
+    if study.recipes and len({detector.protocol for detector in study.detectors}) > 1:
+        measures = {one.name: [metric.name for metric in one.protocol.metrics] for one in study.detectors}
+        raise ValueError(f'a grid compares models of one task, got {measures}; give each task a grid of its own')
     if study.recipes and study.baseline not in (FLOAT, *labels):
         raise unknown_key_error('unknown baseline', study.baseline, [FLOAT, *labels])
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from rich.table import Table as RichTable
 
 from .bootstrap import Interval
+from .protocols import METRICS
 from .published import Published
 from .results import Row, baseline_row
-from .study import FLOAT, Study
+from .study import FLOAT, MEASURED, Study
 
 NOTHING = ''
 
@@ -41,12 +42,16 @@ def _interval(value: Interval | None, signed: bool = False) -> str:
     return f'{numbers[0]} [{numbers[1]}, {numbers[2]}]'
 
 
-def _difference(task: str) -> Callable[[Row, Context], str]:
+def _measured(metric: str) -> Callable[[Row, Context], str]:
+    return lambda row, _: _interval(row.measured(metric))
+
+
+def _difference(metric: str) -> Callable[[Row, Context], str]:
     def text(row: Row, context: Context) -> str:
         baseline = baseline_row(context.study, context.rows, row)
         if baseline is None or baseline is row or row.label == FLOAT:
             return NOTHING
-        return _interval(row.difference(baseline, task), signed=True)
+        return _interval(row.difference(baseline, metric), signed=True)
 
     return text
 
@@ -62,10 +67,8 @@ def _size(row: Row, _: Context) -> str:
 
 
 COLUMNS: dict[str, tuple[str, Callable[[Row, Context], str]]] = {
-    'box': ('box AP', lambda row, _: _interval(row.ap('box'))),
-    'mask': ('mask AP', lambda row, _: _interval(row.ap('mask'))),
-    'box_difference': ('box AP - {baseline}', _difference('box')),
-    'mask_difference': ('mask AP - {baseline}', _difference('mask')),
+    **{key: (metric.name, _measured(key)) for key, metric in METRICS.items()},
+    **{f'{key}_difference': (f'{metric.name} - {{baseline}}', _difference(key)) for key, metric in METRICS.items()},
     'seconds': ('calibration, s', lambda row, _: _number(row.seconds, '.1f')),
     'memory': ('calibration peak, MB', lambda row, _: _number(row.memory_mb, '.0f')),
     'size': ('quantized layers, MB / as float32', _size),
@@ -106,12 +109,13 @@ def _keys(study: Study) -> dict[str, str]:
 
 
 def _interval_note(study: Study) -> str:
-    if not {'box', 'mask', 'box_difference', 'mask_difference'} & set(study.columns):
+    if not set(MEASURED) & set(study.columns):
         return ''
+    measures = ' and '.join(dict.fromkeys(metric.short for metric in study.metrics))
     seeds = f', mean of seeds {list(study.seeds)}' if len(study.seeds) > 1 else ''
     return (
-        f'AP in percent [95 % bootstrap interval over test images]{seeds}; differences are paired: both sides on the '
-        'same resampled images.'
+        f'{measures} in percent [95 % bootstrap interval over test images]{seeds}; differences are paired: '
+        'both sides on the same resampled images.'
     )
 
 
@@ -141,15 +145,15 @@ def console_table(table: Table, title: str) -> RichTable:
 def cells_csv(study: Study, rows: list[Row]) -> str:
     """Return every number of the rows, one line per row, with a header."""
     output = io.StringIO()
-    intervals = [f'{task}_ap{part}' for task in ('box', 'mask') for part in ('', '_low', '_high')]
+    intervals = [f'{metric.column}{part}' for metric in study.metrics for part in ('', '_low', '_high')]
     numbers = ('seconds', 'memory_mb', 'size_mb', 'giga_bit_operations')
     writer = csv.writer(output, lineterminator='\n')
     writer.writerow(['detector', 'recipe', 'label', 'bits', 'images', 'scope', 'seeds', *intervals, *numbers, 'commit'])
     for row in rows:
-        found = [row.ap(task) for task in ('box', 'mask')]
-        aps = [value for ap in found for value in ((ap.value, ap.low, ap.high) if ap else (None,) * 3)]
+        found = [row.measured(metric.key) for metric in study.metrics]
+        measured = [value for one in found for value in ((one.value, one.low, one.high) if one else (None,) * 3)]
         commits = sorted({result['provenance']['commit'] for result in row.results})
         identity = [row.detector.name, row.recipe, row.label, row.bits, row.images, row.scope, len(row.results)]
-        values = [*aps, *(getattr(row, name) for name in numbers)]
+        values = [*measured, *(getattr(row, name) for name in numbers)]
         writer.writerow([*identity, *('' if v is None else round(v, 4) for v in values), ' '.join(commits)])
     return output.getvalue()

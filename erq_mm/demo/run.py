@@ -68,6 +68,7 @@ def run_test(
     progress: Progress,
     options: Sequence[str] = (),
     keep: int = 0,
+    hooks: Sequence[Hook] = (),
 ) -> Outcome:
     """Run `tools/test.py`'s own code on a config; mmengine's log goes to `work_dir`.
 
@@ -76,6 +77,7 @@ def run_test(
         quantization: keys of `ERQHook`, or None for the float model.
         options: `key=value` as for --cfg-options.
         keep: number of predictions to keep.
+        hooks: further ones of the runner.
     """
     arguments = [config, checkpoint, '--work-dir', str(work_dir)]
     args = build_parser().parse_args(arguments + (['--cfg-options', *options] if options else []))
@@ -88,7 +90,8 @@ def run_test(
     with open(work_dir / 'console.txt', 'w') as console, contextlib.redirect_stdout(console):
         runner = Runner.from_cfg(prepared)
         shown = ShowProgress(progress, name, keep)
-        runner.register_hook(shown)
+        for hook in (shown, *hooks):
+            runner.register_hook(hook)
         for hook in runner.hooks:
             if hasattr(hook, 'shared_progress'):
                 hook.shared_progress = progress
