@@ -1,6 +1,7 @@
 """Quantize a model in place: swap the layers, run the steps of the recipe, switch the quantizers on."""
 
 import re
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -170,6 +171,7 @@ def plan_quantization(
         _refuse_empty_scope(model, scope, float_layers)
     plan = Plan(float_layers + (account(model, sites, float_layers, usage) if usage else []))
     settings = _apply_overrides(sites, dict(float_layers), w_bits, a_bits, overrides)
+    sites = _without_torn_norms(sites, settings, recipe)
     for site in sites:
         setting = settings[site.name]
         if setting is None:
@@ -196,6 +198,17 @@ def _refuse_empty_scope(model: nn.Module, scope: str, float_layers: list[tuple[s
         raise ValueError(f'{message}all {len(within)} that it has stay float, e.g. {name or "itself"}: {reason}')
     wider = ' or nn.Conv2d' if scope == 'all' else '; scope="all" takes convolutions, too'
     raise ValueError(f'{message}it has no nn.Linear{wider}')
+
+
+def _without_torn_norms(sites: list[Site], settings: Mapping[str, dict[str, Any] | None], recipe: Recipe) -> list[Site]:
+    """Return the sites, without the LayerNorm where several layers see it and do not all get the same input grid."""
+    grids: dict[str | None, set[int | None]] = defaultdict(set)
+    for site in sites:
+        setting = settings[site.name]
+        is_float = setting is None or recipe.why_float(site) is not None
+        grids[site.norm].add(None if is_float else setting['a_bits'])
+    torn = {norm for norm, found in grids.items() if len(found) > 1} - {None}
+    return [replace(site, norm=None, windows=None) if site.norm in torn else site for site in sites]
 
 
 def _input_spec(recipe: Recipe, site: Site, role: str, setting: dict[str, Any]) -> QuantSpec:

@@ -1,5 +1,6 @@
 """Fold channel-wise ranges of a LayerNorm's output into the LayerNorm and the Linear that follows (RepQ-ViT)."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -85,16 +86,21 @@ def reparameterize(
 
 @torch.no_grad()
 def fold_(
-    norm_weight: Tensor, norm_bias: Tensor, linear_weight: Tensor, linear_bias: Tensor, change: Reparameterization
+    norm_weight: Tensor, norm_bias: Tensor, linears: Iterable[tuple[Tensor, Tensor]], change: Reparameterization
 ) -> None:
-    """Apply the change to a LayerNorm and the Linear behind it, in place; computed in float64.
+    """Apply the change to a LayerNorm and the Linears behind it, in place; computed in float64.
 
     The composition is unchanged for every row that comes out of the LayerNorm, and for padded rows if they are padded
     with `change.pad_value`.
+
+    Args:
+        norm_weight, norm_bias: (channels,).
+        linears: weight, (out, channels), and bias, (out,), of every layer that sees the LayerNorm's output.
     """
-    dtype = linear_weight.dtype
-    new_weight = linear_weight.double() * change.ratio
-    linear_bias.copy_((linear_bias.double() + new_weight @ change.shift).to(dtype))
-    linear_weight.copy_(new_weight.to(dtype))
+    dtype = norm_weight.dtype
+    for weight, bias in linears:
+        new_weight = weight.double() * change.ratio
+        bias.copy_((bias.double() + new_weight @ change.shift).to(bias.dtype))
+        weight.copy_(new_weight.to(weight.dtype))
     norm_bias.copy_((norm_bias.double() / change.ratio - change.shift).to(dtype))
     norm_weight.copy_((norm_weight.double() / change.ratio).to(dtype))

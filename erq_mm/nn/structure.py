@@ -122,7 +122,8 @@ class _Finder:
             if layer in self.inputs:  # a layer that stands in two places is in neither what it seems to be
                 self.inputs[layer] = Input('linear_input')
             else:
-                self.inputs[layer] = self._absolute(module, layer, given)
+                beside = [other for other, its in part.inputs.items() if its.norm == given.norm]
+                self.inputs[layer] = self._absolute(module, given, [self._below(module, other) for other in beside])
             if part.is_merging:
                 self.merging.add(layer)
         self.blocks |= {self._below(module, path) for path in part.blocks}
@@ -134,26 +135,28 @@ class _Finder:
     def _below(self, module: nn.Module, path: str) -> str:
         return self.canonical[module.get_submodule(path)]
 
-    def _absolute(self, module: nn.Module, layer: str, given: Input) -> Input:
-        """Return an input with names in the model; without its LayerNorm where that cannot be folded."""
+    def _absolute(self, module: nn.Module, given: Input, layers: list[str]) -> Input:
+        """Return an input with names in the model; without its LayerNorm where that cannot be folded into `layers`."""
         if given.norm is None:
             return Input(given.role)
         norm = self._below(module, given.norm)
         windows = None if given.windows is None else self._below(module, given.windows)
-        if windows == '' or not self._can_fold(norm, layer, windows):  # the model itself cannot be replaced
+        if windows == '' or not self._can_fold(norm, layers, windows):  # the model itself cannot be replaced
             return Input(given.role)
         return Input(given.role, norm, windows)
 
-    def _can_fold(self, norm: str, layer: str, windows: str | None) -> bool:
-        """Whether nothing but `layer` depends on the LayerNorm's output, and nothing else on either's parameters."""
+    def _can_fold(self, norm: str, layers: list[str], windows: str | None) -> bool:
+        """Whether nothing but `layers` depends on the LayerNorm's output, and nothing else on their parameters."""
         module = self.modules[norm]
         if not is_exactly(module, LAYER_NORM) or module.bias is None:
             return False
-        if any(self.parents[self.modules[name]] > 1 or self._sharers(name) for name in (norm, layer)):
+        if any(self.parents[self.modules[name]] > 1 or self._sharers(name) for name in (norm, *layers)):
             return False
+        if len(layers) > 1 and any(self._why_float(name, self.modules[name]) for name in layers):
+            return False  # one that stays as it is would see the change that the others undo
         if self.usage is None or norm not in self.usage.consumers:
             return True
-        between = (layer,) if windows is None else (layer, windows)
+        between = layers if windows is None else [*layers, windows]
         consumers = self.usage.consumers[norm]
         return all(any(user == name or user.startswith(f'{name}.') for name in between) for user in consumers)
 

@@ -18,7 +18,7 @@ def test_layer_norm_and_linear_keep_their_composition(integer: bool, statistic: 
     before, pad_before = linear(norm(x)), linear(torch.zeros(1, 12))
     scale, zero_point = torch.rand(12) + 0.1, torch.randint(-3, 20, (12,)).float()
     change = reparameterize(scale, zero_point, 15, integer_zero_point=integer, statistic=statistic)
-    fold_(norm.weight, norm.bias, linear.weight, linear.bias, change)
+    fold_(norm.weight, norm.bias, [(linear.weight, linear.bias)], change)
     torch.testing.assert_close(linear(norm(x)), before, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(linear(change.pad_value[None].float()), pad_before, rtol=1e-5, atol=1e-5)
     assert float(change.zero_point).is_integer() or not integer
@@ -76,7 +76,7 @@ def test_a_constant_channel_goes_into_the_bias(value: float, integer: bool) -> N
         change = reparameterize(
             scale, zero_point, 15, constant=constant, value=y[0].clone(), integer_zero_point=integer
         )
-        fold_(norm.weight, norm.bias, linear.weight, linear.bias, change)
+        fold_(norm.weight, norm.bias, [(linear.weight, linear.bias)], change)
         assert float(change.scale) == pytest.approx(float(scale[~constant].mean()), rel=1e-6)
         assert torch.equal(linear.weight[:, 2], column)
         assert torch.equal(norm(x)[:, 2], torch.zeros(50))

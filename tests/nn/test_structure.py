@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 
 import erq_mm
-from erq_mm.nn import QuantLinear, ShiftedWindows
+from erq_mm.nn import QuantLinear, ShiftedWindows, architectures
+from erq_mm.nn.architectures import Input, Part
+from erq_mm.nn.recognition import type_name
 from erq_mm.nn.structure import find_sites
 
 from . import lookalikes
@@ -236,3 +238,85 @@ def test_overrides_of_what_stays_float_anyway() -> None:
     with pytest.raises(ValueError, match='matches only layers that stay float, e.g. first: shares its weights'):
         erq_mm.quantize_(model, lambda m: m(x), overrides={'first': {'w_bits': 8}})
     erq_mm.quantize_(model, lambda m: m(x), overrides={'first': 'float'})
+
+
+class Branches(nn.Module):
+    """Three layers behind one LayerNorm, as queries, keys and values that are projected apart."""
+
+    def __init__(self, width: int = 12) -> None:
+        super().__init__()
+        self.norm, self.other = nn.LayerNorm(width), nn.Linear(width, 4)
+        self.first, self.second, self.third = (nn.Linear(width, 4, bias=has_bias) for has_bias in (True, False, True))
+        with torch.no_grad():
+            self.norm.weight.copy_(torch.randn(width).exp())
+            self.norm.bias.copy_(torch.randn(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = self.norm(x)
+        return self.other(x) + self.first(normed) + self.second(normed).sin() * self.third(normed)
+
+
+@pytest.fixture
+def branches(monkeypatch: pytest.MonkeyPatch) -> Branches:
+    """A model whose three branches are known."""
+    name = type_name(Branches)
+    inputs = {path: Input('post_norm', 'norm') for path in ('first', 'second', 'third')}
+    monkeypatch.setitem(architectures.KNOWN, name, Part(name, inputs=inputs))
+    return Branches()
+
+
+def quantize_branches(model: Branches, recipe: str = 'repq', **options: object) -> dict[str, str | None]:
+    """Quantize at 8 bits; check that the function stays, also where the guard looks; return roles and norms."""
+    x, reference = 3 * torch.randn(200, 12), copy.deepcopy(model)
+    report = erq_mm.quantize_(model, lambda m: m(x), recipe, 8, 8, **options)
+    assert relative_error(model, reference, x) < 0.03
+    return {layer.name: layer.role for layer in report.layers}
+
+
+@pytest.mark.parametrize('recipe', ['repq', 'erq'])
+def test_a_norm_is_folded_into_all_layers_that_see_it(recipe: str, branches: Branches) -> None:
+    gain = branches.norm.weight.clone()
+    quantize_branches(branches, recipe)
+    assert not torch.equal(branches.norm.weight, gain)
+    quantizers = [layer.input_quantizer for layer in (branches.first, branches.second, branches.third)]
+    assert len({(float(q.scale), float(q.zero_point)) for q in quantizers}) == 1
+
+
+@pytest.mark.parametrize('overrides', [{'second': 'float'}, {'third': {'a_bits': 6}}])
+def test_layers_behind_one_norm_that_part_keep_it(overrides: dict, branches: Branches) -> None:
+    gain = branches.norm.weight.clone()
+    quantize_branches(branches, overrides=overrides)
+    assert torch.equal(branches.norm.weight, gain)
+
+
+def test_a_norm_before_a_layer_that_cannot_be_quantized_is_kept(branches: Branches) -> None:
+    gain = branches.norm.weight.clone()
+    branches.second.register_forward_hook(lambda _module, _args, output: output + 1)
+    assert 'second' not in quantize_branches(branches)
+    assert torch.equal(branches.norm.weight, gain)
+
+
+def test_a_norm_that_another_layer_sees_as_well_is_kept(branches: Branches) -> None:
+    gain = branches.norm.weight.clone()
+    branches.other = nn.Sequential(branches.norm, nn.Linear(12, 4))
+    quantize_branches(branches)
+    assert torch.equal(branches.norm.weight, gain)
+
+
+def test_a_layer_behind_a_folded_norm_that_no_row_reached_is_folded_as_well(branches: Branches) -> None:
+    """It must fit the norm it will see later."""
+
+    class Sometimes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.all = branches
+
+        def forward(self, x: Tensor, is_full: bool) -> Tensor:
+            return self.all(x) if is_full else self.all.first(self.all.norm(x))
+
+    model, x = Sometimes(), 3 * torch.randn(200, 12)
+    reference = copy.deepcopy(model)
+    erq_mm.quantize_(model, lambda m: m(x, False), 'repq', 8, 8)
+    with torch.no_grad():
+        wanted, found = reference(x, True), model(x, True)
+    assert (found - wanted).norm() < 0.03 * wanted.norm()

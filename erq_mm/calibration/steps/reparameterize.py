@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from ...core.reparameterization import constant_channels, fold_
+from ...core.reparameterization import Reparameterization, constant_channels, fold_
 from ...core.reparameterization import reparameterize as choose_change
 from ...core.scale_search import search_uniform_range
 from ..state import Calibration, SiteState
@@ -12,7 +12,7 @@ from ..state import Calibration, SiteState
 def reparameterize(
     calibration: Calibration, exact_pad: bool = True, integer_zero_point: bool = True, statistic: str = 'mean'
 ) -> None:
-    """Fold the channel-wise ranges into each LayerNorm and the layer behind it.
+    """Fold the channel-wise ranges into each LayerNorm and the layer, or layers, behind it.
 
     Layers whose input is fitted per channel but that follow no LayerNorm get a per-tensor fit.
 
@@ -22,27 +22,35 @@ def reparameterize(
         integer_zero_point, statistic: see `core.reparameterization.reparameterize`.
     """
     modules = dict(calibration.model.named_modules())
-    for state in calibration.layers():
-        if state.input_specs[0].granularity != 'channel' or state.histograms[0].is_empty:
-            continue
-        _reparameterize_site(state, modules, exact_pad, integer_zero_point=integer_zero_point, statistic=statistic)
-        calibration.folded.add(state.site.norm)
+    for norm, states in _behind_norms(calibration).items():
+        change = _reparameterize(modules[norm], states, integer_zero_point=integer_zero_point, statistic=statistic)
+        calibration.folded.add(norm)
+        windows = states[0].site.windows
+        if windows is not None and exact_pad:
+            modules[windows].pad_value.copy_(change.pad_value)
     # zeros as padding change the function, as published: there is nothing to prove then
     calibration.unproven = 'reparameterization' if exact_pad else None
 
 
+def _behind_norms(calibration: Calibration) -> dict[str, list[SiteState]]:
+    """Return the layers to be changed by the LayerNorm that they all see; none of a norm that no row has reached."""
+    groups: dict[str, list[SiteState]] = {}
+    for state in calibration.layers():
+        if state.input_specs[0].granularity == 'channel':
+            groups.setdefault(state.site.norm, []).append(state)
+    return {norm: states for norm, states in groups.items() if not all(s.histograms[0].is_empty for s in states)}
+
+
 @torch.no_grad()
-def _reparameterize_site(
-    state: SiteState, modules: dict[str, nn.Module], exact_pad: bool, **options: bool | str
-) -> None:
-    spec, site, layer = state.input_specs[0], state.site, state.layer
-    scale, zero_point = search_uniform_range(state.histograms[0], spec, contains_zero=False)
-    low, high = state.histograms[0].minimum.double(), state.histograms[0].maximum.double()
+def _reparameterize(norm: nn.Module, states: list[SiteState], **options: bool | str) -> Reparameterization:
+    """Fold the range of a LayerNorm's output into it and the layers behind it, which all have the same input grid."""
+    reached = [state for state in states if not state.histograms[0].is_empty]
+    spec, histogram = reached[0].input_specs[0], reached[0].histograms[0]
+    scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
+    low, high = histogram.minimum.double(), histogram.maximum.double()
     constant, value = constant_channels(low, high), (low + high) / 2
     change = choose_change(scale, zero_point, spec.max_code, constant=constant, value=value, **options)
-    norm = modules[site.norm]
-    fold_(norm.weight, norm.bias, layer.weight, layer.bias, change)
-    if site.windows is not None and exact_pad:
-        pad_value = modules[site.windows].pad_value
-        pad_value.copy_(change.pad_value.to(pad_value.dtype))
-    layer.input_quantizer.set_parameters(change.scale, change.zero_point)
+    fold_(norm.weight, norm.bias, [(state.layer.weight, state.layer.bias) for state in states], change)
+    for state in reached:
+        state.layer.input_quantizer.set_parameters(change.scale, change.zero_point)
+    return change

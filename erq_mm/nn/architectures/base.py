@@ -20,7 +20,8 @@ class Input:
 
     Attributes:
         role: see `structure.ROLES`.
-        norm: path, within the part, of the LayerNorm whose output it is, if that output goes nowhere else.
+        norm: path, within the part, of the LayerNorm whose output it is, if that output goes nowhere else than into
+            the layers of this part that name it: it is folded into all of them together.
         windows: path of the module that pads and rearranges between that LayerNorm and the layer; its replacement
             has a buffer `pad_value`, (channels,), that it pads with.
         needs: path -> type (or several) that a module must have exactly for this to be true. Where it has not, the

@@ -17,7 +17,11 @@ MLP_INPUTS = {
 PARTS = (
     Part(
         'timm.models.vision_transformer.Block',
-        inputs={'attn.qkv': Input('post_norm', 'norm1', needs={'attn': ATTENTION}), **MLP_INPUTS},
+        inputs={
+            'attn.qkv': Input('post_norm', 'norm1', needs={'attn': ATTENTION}),
+            'attn.gate': Input('post_norm', 'norm1', needs={'attn': ATTENTION}),
+            **MLP_INPUTS,
+        },
         blocks=('',),
     ),
     *(
