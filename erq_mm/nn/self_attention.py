@@ -1,5 +1,7 @@
 """Attention of all tokens to all tokens, unfused, so that quantizers see its scores; timm's, and what others share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -24,8 +26,10 @@ class QuantAttend(nn.Module):
         self.scale = scale
         self.query_key, self.probability_value = query_key.to(device), probability_value.to(device)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: nn.Module) -> Tensor:
-        """Return the mixed values.
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Return the mixed values, and the probabilities that mixed them.
 
         Args:
             query, key, value: (batch, heads, tokens, channels per head).
@@ -33,12 +37,12 @@ class QuantAttend(nn.Module):
             dropout: applied to the probabilities.
 
         Returns:
-            (batch, tokens, heads * channels per head).
+            (batch, tokens, heads * channels per head), and (batch, heads, tokens, tokens).
         """
         logits = self.query_key(query * self.scale, key.transpose(-2, -1))
         logits = logits if mask is None else logits + mask
-        mixed = self.probability_value(dropout(logits.softmax(-1)), value)
-        return mixed.transpose(1, 2).flatten(2)
+        probability = dropout(logits.softmax(-1))
+        return self.probability_value(probability, value).transpose(1, 2).flatten(2), probability
 
 
 class QuantAttention(QuantAttend):
@@ -62,10 +66,11 @@ class QuantAttention(QuantAttend):
         heads = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim)).permute(2, 0, 3, 1, 4)
         query, key, value = heads.unbind(0)
         mask = additive_mask(attn_mask, is_causal, query)
-        x_mixed = self.norm(self.attend(self.q_norm(query), self.k_norm(key), value, mask, self.attn_drop))
+        mixed, _ = self.attend(self.q_norm(query), self.k_norm(key), value, mask, self.attn_drop)
+        mixed = self.norm(mixed)
         if self.gate is not None:
-            x_mixed = x_mixed * self.gate(x).sigmoid()
-        return self.proj_drop(self.proj(x_mixed))
+            mixed = mixed * self.gate(x).sigmoid()
+        return self.proj_drop(self.proj(mixed))
 
 
 def additive_mask(mask: Tensor | None, is_causal: bool, query: Tensor) -> Tensor | None:
