@@ -34,6 +34,11 @@ class ClassifierKind(ModelKind):
         return model.to(device).eval()
 
     def show(self, config: Config, args: Namespace) -> None:
+        if args.tta:
+            raise ValueError(
+                '--tta gives several views of an image, of which mmpretrain paints none with --show or --show-dir: '
+                'leave one of them out'
+            )
         hook = config.setdefault('default_hooks', {}).setdefault('visualization', dict(type='VisualizationHook'))
         hook.update(enable=True, interval=1, show=args.show, wait_time=args.wait_time, out_dir=args.show_dir)
 

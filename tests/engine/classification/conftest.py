@@ -90,14 +90,14 @@ def make_runner(write_config: Callable[..., str], checkpoint: Path, tmp_path: Pa
 
 def scores(runner: Any) -> torch.Tensor:
     """Run the evaluation; return the scores of all images, (images, classes)."""
+    from mmengine.hooks import Hook
+
     found: list[torch.Tensor] = []
-    step = runner.model.test_step
 
-    def keep(data: Any) -> Any:
-        samples = step(data)
-        found.extend(sample.pred_score for sample in samples)
-        return samples
+    class Keep(Hook):
+        def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+            found.extend(sample.pred_score for sample in outputs)
 
-    runner.model.test_step = keep
+    runner.register_hook(Keep())
     runner.test()
     return torch.stack(found)
