@@ -26,7 +26,7 @@ class Command:
 COMMANDS = {
     'test': Command(
         'engine.evaluation',
-        'Evaluate a detector: float, quantized by --recipe or by the ERQHook of its config, or saved by `quantize`.',
+        'Evaluate a detector or classifier: float, quantized by --recipe or its ERQHook, or saved by `quantize`.',
         """
     erq-mm test erq_mm::swin/mask-rcnn_swin-t_erq-w4a4_coco.py CHECKPOINT
     erq-mm test mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py CHECKPOINT --recipe erq_w4a4
@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     'quantize': Command(
         'engine.quantizing',
-        'Quantize a detector and save it as one file, which every tool of mmdet loads without calibrating.',
+        'Quantize a detector or a classifier and save it as one file, which every tool loads without calibrating.',
         """
     erq-mm quantize CONFIG CHECKPOINT --recipe erq_w4a4 --out model.safetensors""",
     ),

@@ -1,4 +1,4 @@
-"""Quantize a detector and save it as one file, which every tool of mmdet then loads without calibrating.
+"""Quantize a detector or classifier and save it as one file, which every tool then loads without calibrating.
 
     python tools/quantize.py CONFIG CHECKPOINT --recipe erq_w4a4 --out model.safetensors
     python tools/test.py CONFIG model.safetensors

@@ -138,7 +138,7 @@ def check_task(task: CalibrationTask, model: nn.Module, needs: set[str], recipe:
         raise ValueError(
             f'recipe {recipe!r} needs the {need} of the model, and {type(task).__name__} gives none for '
             f'{type(model).__name__}: pass quantize_ a task that does (erq_mm.ClassifierTask for logits; ERQHook does '
-            'for Mask and Cascade R-CNN whose config has a train_cfg), or choose another recipe'
+            'for classifiers, and for Mask and Cascade R-CNN whose config has a train_cfg), or choose another recipe'
         )
     if not isinstance(task, FunctionTask) and len(task) < images:
         raise ValueError(

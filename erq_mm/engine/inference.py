@@ -1,4 +1,4 @@
-"""Quantize a detector that no Runner evaluates: that of `init_detector` or `DetInferencer`."""
+"""Quantize a model that no Runner evaluates: that of `init_detector` or `DetInferencer`, or a classifier."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from .model_kinds import kind_of
 
 
 def quantize_detector_(model: nn.Module, config: Config | None = None, **settings: Any) -> Report:
-    """Quantize a float detector in place, as `ERQHook` does when it is evaluated, and return the report.
+    """Quantize a float detector or classifier in place, as `ERQHook` does when it is evaluated, and return the report.
 
     `init_detector` and `DetInferencer` run no hooks, so a config with an `ERQHook` gives them the float model:
 

@@ -1,4 +1,4 @@
-"""`QuantizedDetector`: a detector of a config that becomes the quantized one when its saved file is loaded."""
+"""`QuantizedDetector`: a model of a config that becomes the quantized one when its saved file is loaded."""
 
 import json
 from collections.abc import Mapping
@@ -22,6 +22,8 @@ def build_quantized_detector(detector: Any, checkpoint: str | None = None, **set
         _base_ = 'mask-rcnn_swin-t.py'
         custom_imports = dict(imports=['erq_mm.engine'], allow_failed_imports=False)
         model = dict(type='QuantizedDetector', detector='MaskRCNN')
+
+    A classifier is one in the same way: `detector='TimmImageClassifier'`.
 
     Args:
         detector: its type, a registered name or a class; an own key, as `type` is taken.

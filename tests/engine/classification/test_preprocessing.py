@@ -70,7 +70,8 @@ def test_the_values_differ_between_models() -> None:
 
 
 @pytest.mark.parametrize(
-    'mode, suffix', [('L', 'png'), ('RGBA', 'png'), ('LA', 'png'), ('P', 'png'), ('1', 'png'), ('CMYK', 'jpg'), ('L', 'jpg')]
+    'mode, suffix',
+    [('L', 'png'), ('RGBA', 'png'), ('LA', 'png'), ('P', 'png'), ('1', 'png'), ('CMYK', 'jpg'), ('L', 'jpg')],
 )
 @pytest.mark.parametrize('size', [(37, 401), (9, 7)])
 def test_any_file_becomes_rgb(mode: str, suffix: str, size: tuple[int, int], tmp_path: Path) -> None:

@@ -46,7 +46,9 @@ def test_a_recipe_quantizes_and_the_saved_file_is_the_same_bits(
     make_runner: Callable, write_config: Callable, checkpoint: Path, tmp_path: Path
 ) -> None:
     file = tmp_path / 'model.safetensors'
-    runner = make_runner('--recipe', 'erq_w4a4', '--out', str(tmp_path / 'out.pkl'), *FEW, f'{QUANTIZATION}.save={file}')
+    runner = make_runner(
+        '--recipe', 'erq_w4a4', '--out', str(tmp_path / 'out.pkl'), *FEW, f'{QUANTIZATION}.save={file}'
+    )
     wanted = scores(runner)
     report = report_of(tmp_path)
     assert (report['recipe'], report['w_bits']) == ('erq', 4) and report['versions']['timm'] == timm.__version__
@@ -75,7 +77,8 @@ def test_32_images_calibrate_unless_the_config_says_another_number(write_config:
         with pytest.raises(ValueError, match=message):  # there are 12
             quantize_detector_(model, recipe='rtn', **settings)
     model = KIND.init_model(config, str(checkpoint), 'cpu')
-    assert len(quantize_detector_(model, recipe='rtn', calibration={'image_ids': ['train/bee/1.png']}).layers) == 9
+    report = quantize_detector_(model, recipe='rtn', calibration={'image_ids': ['train/bee/1.png']})
+    assert report.calibration == {'image_ids': ['train/bee/1.png'], 'split': 'train'}
     assert model.dataset_meta['classes'] == CLASSES
 
 
@@ -86,7 +89,7 @@ RECIPES = [dict(type='ptq4vit'), dict(type='qdrop', iterations=2, layer_iteratio
 def test_recipes_that_need_a_loss_or_predictions(recipe: dict, write_config: Callable, checkpoint: Path) -> None:
     model = KIND.init_model(Config.fromfile(write_config()), str(checkpoint), 'cpu')
     report = quantize_detector_(model, recipe=recipe, calibration={'num_images': 3})
-    assert len(report.layers) == 9
+    assert {layer.kind for layer in report.layers} >= {'linear'} and len(report.layers) >= 9  # 4 in a block, the head
 
 
 def test_integers_give_what_was_simulated(write_config: Callable, checkpoint: Path) -> None:
@@ -97,7 +100,8 @@ def test_integers_give_what_was_simulated(write_config: Callable, checkpoint: Pa
     with torch.no_grad():
         simulated = model(x)
         deployment = erq_mm.deploy_(model)
-        assert len(deployment.integer) == sum(isinstance(module, IntegerLayer) for module in model.modules()) == 9
+        assert sum(isinstance(module, IntegerLayer) for module in model.modules()) >= 9
+        assert {'model.blocks.0.attn.qkv', 'model.blocks.1.mlp.fc2', 'model.head'} <= set(deployment.integer)
         assert float((model(x) - simulated).norm() / simulated.norm()) < 0.02
 
 
