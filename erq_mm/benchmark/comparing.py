@@ -16,6 +16,7 @@ from ..calibration.progress import new_progress
 from .cells import Store
 from .detectors import prepare_data
 from .latency.run import main as latency
+from .named import DEMO, IMAGENET
 from .provenance import available_cores
 from .scheduler import Failure, Scheduler, visible_gpus
 from .session import cells_by_key, failure_text, html_path, missing_cells, write_studies
@@ -37,7 +38,7 @@ def main(description: str | None = None, arguments: list[str] | None = None) -> 
     try:
         studies = read_studies(args)
         prepare_data(list({detector for study in studies for detector in study.detectors}), ROOT)
-    except (FileExistsError, FileNotFoundError, ValueError) as error:
+    except (FileExistsError, FileNotFoundError, ImportError, ValueError) as error:
         sys.exit(f'{program()}: {error}')
     store = Store(args.cells)
     cells, total = missing_cells(studies, store, args.refresh), len(cells_by_key(studies))
@@ -67,7 +68,9 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
         help='grid files, see configs/benchmark; or erq_mm::benchmark/table4.py',
     )
     grid = parser.add_argument_group('grid (replaces the key of the grid files)')
-    grid.add_argument('--detectors', nargs='+', help='\'mask\' and \'cascade\', or JSON: {"config":, "checkpoint":}')
+    grid.add_argument(
+        '--detectors', nargs='+', help=f'of {", ".join([*DEMO, *IMAGENET])}, or JSON: {{"config":, "checkpoint":}}'
+    )
     grid.add_argument('--recipes', nargs='+', help='names, or JSON with options: {"type": "erq", "lam": 0.01}')
     grid.add_argument('--bits', nargs='+', help='for example W4A4 W3A8')
     grid.add_argument('--images', nargs='+', type=int, help='numbers of calibration images')

@@ -1,4 +1,4 @@
-"""The detectors of a grid: the embedded demo detectors by name, or a user's own config and checkpoint."""
+"""The models of a grid, detectors or classifiers: by name, or a user's own config and checkpoint."""
 
 import difflib
 import os
@@ -10,24 +10,22 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-from ..demo.shapes import make_shapes
 from ..engine.evaluation import load_config
-from ..engine.image_sets import annotation_file, leaf_datasets
+from ..engine.image_sets import annotation_file, leaf_datasets, location_of
+from .named import DEMO, IMAGENET, TITLES, imagenet_files
 from .protocols import Protocol, protocol_of
 from .storage import digest_of, file_digest
 
-DEMO = {'mask': 'mask-rcnn_swin-mini', 'cascade': 'cascade-mask-rcnn_swin-mini'}
-TITLES = {'mask': 'Mask R-CNN Swin-mini', 'cascade': 'Cascade Mask R-CNN Swin-mini'}
-DEMO_DATA = Path('data/shapes')
 KEYS = ('name', 'config', 'checkpoint', 'options')
 
 
 @dataclass(frozen=True)
 class Detector:
-    """A float detector.
+    """A float detector or classifier.
 
     Attributes:
         name: short, for rows and file names.
+        checkpoint: a file, or an address of a scheme that mmengine loads from, such as `timm://MODEL`.
         options: `key=value` as for --cfg-options.
     """
 
@@ -69,10 +67,14 @@ def _digest(detector: Detector) -> str:
     return digest_of(
         {
             'config': config.to_dict(),
-            'checkpoint': file_digest(detector.checkpoint),
+            'checkpoint': detector.checkpoint if _is_address(detector.checkpoint) else file_digest(detector.checkpoint),
             'annotations': [file_digest(path) for path in annotation_files(config) if os.path.isfile(path)],
         }
     )
+
+
+def _is_address(path: str) -> bool:
+    return '://' in path
 
 
 def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
@@ -82,25 +84,30 @@ def parse_options(options: tuple[str, ...]) -> dict[str, Any]:
 
 def annotation_files(config: Config) -> list[str]:
     """Return the annotation files of the train and test data, in that order, as far as they are local files."""
+    paths = [annotation_file(leaf) for leaf in _local_data(config)]
+    return [path for path in paths if path is not None and not _is_address(path)]
+
+
+def _local_data(config: Config) -> list[Any]:
+    """Return the data sets of the train and test loaders that lie in files."""
     loaders = [config[name] for name in ('train_dataloader', 'test_dataloader') if config.get(name) is not None]
     leaves = [leaf for loader in loaders for leaf in leaf_datasets(loader.dataset)]
-    paths = [annotation_file(leaf) for leaf in leaves if leaf.get('backend_args') is None]
-    return [path for path in paths if path is not None and '://' not in path]
+    return [leaf for leaf in leaves if leaf.get('backend_args') is None]
 
 
 def resolve_detector(entry: str | Mapping[str, Any], root: Path) -> Detector:
-    """Return the detector meant by a demo name or by `dict(config=, checkpoint=, options=[...], name=)`.
+    """Return the model meant by a name or by `dict(config=, checkpoint=, options=[...], name=)`.
 
     Args:
-        root: of the repository, where the demo detectors are.
+        root: of the repository, where the demo models are.
 
     Raises:
         ValueError: unknown name or key. FileNotFoundError: config or checkpoint is missing.
     """
     if isinstance(entry, str):
-        return _check_files(_demo_detector(entry, root))
+        return _check_files(_named_detector(entry, root))
     if not isinstance(entry, Mapping):
-        raise ValueError(f'a detector is one of {sorted(DEMO)} or a dict with {KEYS}, got {entry!r}')
+        raise ValueError(f'a detector is one of {[*DEMO, *IMAGENET]} or a dict with {KEYS}, got {entry!r}')
     unknown = sorted(set(entry) - set(KEYS))
     absent = [key for key in ('config', 'checkpoint') if key not in entry]
     if unknown or absent:
@@ -113,35 +120,30 @@ def resolve_detector(entry: str | Mapping[str, Any], root: Path) -> Detector:
     return _check_files(Detector(name, str(entry['config']), str(entry['checkpoint']), options))
 
 
-def _demo_detector(name: str, root: Path) -> Detector:
+def _named_detector(name: str, root: Path) -> Detector:
+    if name in IMAGENET:
+        return Detector(name, *imagenet_files(name))
     if name not in DEMO:
-        close = difflib.get_close_matches(name, DEMO, n=1)
+        close = difflib.get_close_matches(name, [*DEMO, *IMAGENET], n=1)
         raise ValueError(
-            f'unknown detector {name!r}' + (f', did you mean {close[0]!r}?' if close else '') + f'; the demo detectors '
-            f'are {sorted(DEMO)}, your own is dict(config=..., checkpoint=...)'
+            f'unknown detector {name!r}'
+            + (f', did you mean {close[0]!r}?' if close else '')
+            + f'; the demo models are '
+            f'{list(DEMO)}, those of ImageNet {list(IMAGENET)}, your own is dict(config=..., checkpoint=...)'
         )
-    folder, file = Path(os.path.relpath(root / 'configs/shapes')), DEMO[name]
-    if not (folder / 'checkpoints').is_dir():
+    config, checkpoint = DEMO[name].files(root)
+    if not os.path.isdir(os.path.dirname(checkpoint)):
         raise FileNotFoundError(
             f'the demo detector {name!r} is in the repository, not in the installed package: give your own, '
             'detectors=[dict(config=..., checkpoint=...)], or run tools/benchmark.py of a clone'
         )
-    return Detector(name, str(folder / f'{file}_shapes.py'), str(folder / f'checkpoints/{file}.pth'), _demo_data(root))
-
-
-def _demo_data(root: Path) -> tuple[str, ...]:
-    """Point a demo detector to the repository's data when the tool runs elsewhere."""
-    data = Path(os.path.relpath(root / DEMO_DATA))
-    if data == DEMO_DATA:
-        return ()
-    loaders = (f'{split}_dataloader.dataset.data_root={data}/' for split in ('train', 'val', 'test'))
-    return *loaders, f'test_evaluator.ann_file={data}/annotations/instances_val.json'
+    return Detector(name, config, checkpoint, DEMO[name].options(root))
 
 
 def _check_files(detector: Detector) -> Detector:
     if '::' not in detector.config and not os.path.isfile(detector.config):
         raise FileNotFoundError(f'detector {detector.name!r}: config {detector.config} does not exist')
-    if not os.path.isfile(detector.checkpoint):
+    if not _is_address(detector.checkpoint) and not os.path.isfile(detector.checkpoint):
         raise FileNotFoundError(
             f'detector {detector.name!r}: checkpoint {detector.checkpoint} does not exist; download or train it first'
         )
@@ -149,18 +151,24 @@ def _check_files(detector: Detector) -> Detector:
 
 
 def prepare_data(detectors: list[Detector], root: Path) -> None:
-    """Draw the demo's images if a demo detector is used; check that every other data set is there.
+    """Draw the images of the demo models that are used; check that every other data set is there.
 
     Raises:
-        FileNotFoundError: an annotation file is missing, naming it.
+        FileNotFoundError: an annotation file or a folder of images is missing, naming it.
     """
-    if any(detector.name in DEMO for detector in detectors):
-        (root / DEMO_DATA).parent.mkdir(parents=True, exist_ok=True)
-        make_shapes(root / DEMO_DATA)
+    for demo in {DEMO[detector.name] for detector in detectors if detector.name in DEMO}:
+        (root / demo.images).parent.mkdir(parents=True, exist_ok=True)
+        demo.make(root / demo.images)
     for detector in detectors:
-        absent = [path for path in annotation_files(detector.load_config()) if not os.path.isfile(path)]
-        if absent:
-            raise FileNotFoundError(
-                f'detector {detector.name!r}: annotation file {absent[0]} does not exist; set data_root and ann_file '
-                'with options=["test_dataloader.dataset.data_root=..."]'
-            )
+        for dataset in _local_data(detector.load_config()):
+            _check_data(detector, dataset)
+
+
+def _check_data(detector: Detector, dataset: Any) -> None:
+    file = annotation_file(dataset)
+    what, path = ('folder', location_of(dataset)) if file is None else ('annotation file', file)
+    if not _is_address(path) and not os.path.exists(path) and dataset.get('data_root') is not None:
+        raise FileNotFoundError(
+            f'detector {detector.name!r}: {what} {path} does not exist; set data_root'
+            f'{" and ann_file" if file else ""} with options=["test_dataloader.dataset.data_root=..."]'
+        )

@@ -1,5 +1,7 @@
 """How much of each layer's output error a component removes (ERQ, Figures 5 to 9)."""
 
+import re
+
 import numpy as np
 
 from ...analysis.error_ratios import BASE, COMPONENTS, error_reductions
@@ -8,9 +10,9 @@ from ..detectors import Detector
 from ..study import Study, component_cell
 from .canvas import COLOURS, new_figure, to_png
 
-KINDS = {
-    'qkv': 'qkv', 'proj': 'proj', 'layers.0.0': 'fc1', 'layers.1': 'fc2', 'reduction': 'patch merging',
-    'projection': 'patch embedding',
+KINDS = {  # by the end of a layer's name, mmdet's and timm's; the first that fits
+    'patch_embed.proj': 'patch embedding', 'projection': 'patch embedding', 'qkv': 'qkv', 'proj': 'proj',
+    'fc1': 'fc1', 'layers.0.0': 'fc1', 'fc2': 'fc2', 'layers.1': 'fc2', 'reduction': 'patch merging',
 }  # fmt: skip
 OTHER = 'head'
 LAYER_NAMES_BELOW = 80  # more names than this would overlap
@@ -62,9 +64,9 @@ def _kind(name: str) -> str:
 
 def _short(name: str) -> str:
     """`backbone.stages.2.blocks.1.attn.w_msa.qkv` -> `2.1 qkv`, `roi_head.bbox_head.0.fc_cls` -> `0.fc_cls`."""
-    words = name.split('.')
-    numbers = [w for before, w in zip(words, words[1:], strict=False) if before in ('stages', 'blocks')]
     kind = _kind(name)
     if kind == OTHER:
-        return '.'.join(word for word in words if word not in ('roi_head', 'bbox_head'))
+        return '.'.join(word for word in name.split('.') if word not in ('roi_head', 'bbox_head', 'model'))
+    place = re.split(r'\.(?:attn|ffn|mlp)\.', name)[0]
+    numbers = [word for word in place.split('.') if word.isdigit()]
     return ' '.join(['.'.join(numbers), kind]).strip()
