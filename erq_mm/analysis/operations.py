@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn.architectures.mmdet_swin import ATTENTION
-from ..nn.recognition import is_exactly
+from ..nn.architectures import Part, part_of
 
 FLOAT_BITS = 32
 LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
@@ -20,6 +19,8 @@ LAYERS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 def count_macs(model: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, int]:
     """Return multiply-accumulates per product, by the names quantization reports use, summed over all calls.
+
+    Products of activations are those of self attention whose queries, keys and values come from one layer.
 
     Args:
         model: float.
@@ -39,11 +40,13 @@ def _counting(model: nn.Module, macs: dict[str, int]) -> Iterator[None]:
     def count_layer(name: str) -> Callable[..., None]:
         return lambda layer, inputs, output: add(name, layer_macs(layer, inputs[0], output))
 
-    def count_attention(name: str) -> Callable[..., None]:
+    def count_attention(name: str, attention: nn.Module, part: Part) -> Callable[..., None]:
+        channels = attention.get_submodule(part.qkv).out_features // 3
+
         def count(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> None:
-            windows, tokens, channels = inputs[0].shape  # each head: windows * tokens^2 * channels / heads
-            for product in ('query_key', 'probability_value'):
-                add(f'{name}.{product}' if name else product, windows * tokens * tokens * channels)
+            sequences, tokens = inputs[0].shape[:2]  # each head: sequences * tokens^2 * channels / heads
+            for product in part.products:
+                add(f'{name}.{product}' if name else product, sequences * tokens * tokens * channels)
 
         return count
 
@@ -51,8 +54,10 @@ def _counting(model: nn.Module, macs: dict[str, int]) -> Iterator[None]:
     for name, module in model.named_modules():
         if isinstance(module, LAYERS):
             handles.append(module.register_forward_hook(count_layer(name)))
-        elif is_exactly(module, ATTENTION):
-            handles.append(module.register_forward_hook(count_attention(name)))
+            continue
+        part = part_of(module)
+        if part is not None and part.products and part.qkv:
+            handles.append(module.register_forward_hook(count_attention(name, module, part)))
     try:
         yield
     finally:

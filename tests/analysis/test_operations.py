@@ -45,6 +45,15 @@ def test_attention_products_by_hand() -> None:
     assert macs['stages.1.blocks.1.attn.w_msa.query_key'] == 1 * 49 * 49 * 64
 
 
+def test_attention_of_all_tokens_by_hand() -> None:
+    """A 32 x 32 image gives 4 x 4 patches and a class token."""
+    from ..nn.timm_models import make_vit
+
+    macs = count_macs(make_vit(), lambda model: model(torch.zeros(2, 3, 32, 32)))
+    assert macs['blocks.1.attn.query_key'] == macs['blocks.1.attn.probability_value'] == 2 * 17 * 17 * 32
+    assert macs['blocks.1.attn.qkv'] == 2 * 17 * 32 * 96
+
+
 def test_bit_operations_by_hand() -> None:
     """100 x 4 x 8 + 10 x 4 x 4 (both sides activations) + 1 x 32 x 32 (left float) + 2 x 4 x 32 (input left float)."""
     layers = [
