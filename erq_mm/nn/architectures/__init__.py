@@ -6,11 +6,14 @@ A new family is one more file with its `PARTS`, listed here, and its tests; noth
 from torch import nn
 
 from ..recognition import is_exactly
-from . import mmdet_swin, timm_swin, timm_vit, torch_attention, transformers_dinov2
+from . import mmdet_swin, mmpretrain_vit, timm_swin, timm_vit, torch_attention, transformers_dinov2
 from .base import Input, Part, Types
 from .sequential import read_sequential
 
-FAMILIES = (mmdet_swin.PARTS, timm_swin.PARTS, timm_vit.PARTS, torch_attention.PARTS, transformers_dinov2.PARTS)
+FAMILIES = (
+    mmdet_swin.PARTS, mmpretrain_vit.PARTS, timm_swin.PARTS, timm_vit.PARTS, torch_attention.PARTS,
+    transformers_dinov2.PARTS,
+)  # fmt: skip
 KNOWN = {part.type: part for parts in FAMILIES for part in parts}
 
 
