@@ -39,7 +39,8 @@ def save_quantized(
         dataset_meta: class names and palette.
 
     Raises:
-        ValueError: a float model, weights that were changed after quantization, another suffix.
+        ValueError: a float model, weights that were changed after quantization, another suffix, a model whose
+            `state_dict` renames its layers.
     """
     origin = {
         'report': report.to_dict() if report else {},
@@ -58,6 +59,11 @@ def to_contents(model: nn.Module, record: Record) -> Contents:
     for name, layer in model.named_modules():
         if isinstance(layer, QuantLayer):
             own = {key: state.pop(f'{name}.{key}') for key in _own_keys(layer) if f'{name}.{key}' in state}
+            if not own:
+                raise ValueError(
+                    f'{type(model).__name__} gives the tensors of {name} other names (a hook of its state_dict), by '
+                    'which they cannot be saved; models of timm: TimmImageClassifier in the place of TimmClassifier'
+                )
             state |= {f'{name}.{key}': value for key, value in _pack(name, layer, own).items()}
     texts = {MARK: record.to_json(), 'quantization_config': json.dumps(scheme_of(record, state)), 'format': 'pt'}
     return Contents(state, texts)

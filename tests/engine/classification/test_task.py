@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from mmpretrain.structures import DataSample
 from torch import nn
 
 import erq_mm.engine.classification  # noqa: F401  registers the model
+from erq_mm import quantize_, save_quantized
 from erq_mm.calibration.task import ClassifierTask, HasLoss, HasPredictions
 from erq_mm.engine.classification.task import ClassificationTask
 from erq_mm.engine.detection import DetectorKind
@@ -81,3 +82,20 @@ def test_kinds(model: nn.Module) -> None:
     assert isinstance(task, HasLoss) and isinstance(task, HasPredictions)
     assert len(task) == 3 and task.identity() == [f'val/{i}.png' for i in range(3)] and task.idle_parts(model) == []
     assert isinstance(kind_of(nn.Linear(2, 2)), DetectorKind) and isinstance(kind_of_scope('mine'), DetectorKind)
+
+
+def test_classifiers_of_mmpretrain(model: nn.Module) -> None:
+    """Its own take part by the same code; its `TimmClassifier` renames its tensors, and cannot be saved."""
+    settings = dict(type='mmpretrain.TimmClassifier', model_name=NAME, **OPTIONS)
+    settings['data_preprocessor'] = dict(mean=[127.5] * 3, std=[127.5] * 3)
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        theirs = MODELS.build(settings).eval()
+    theirs.load_state_dict(model.model.state_dict())
+    tasks = [kind_of(m).task(packed(2), 'linears', set()) for m in (model, theirs)]
+    layers = [
+        [layer.output_mse for layer in quantize_(m, t, recipe='rtn').layers]
+        for m, t in zip((model, theirs), tasks, strict=True)
+    ]
+    assert layers[0] == layers[1]
+    with pytest.raises(ValueError, match='TimmClassifier gives the tensors of model.* other names'):
+        save_quantized(theirs, 'never.safetensors')
