@@ -154,9 +154,9 @@ class Calibration:
         self.model.eval()
         with torch.no_grad(), full_precision():
             with watching or nullcontext():
-                for index in track(self.progress, range(len(self.task)), 'calibration images'):
-                    with self._seen_by_guard() if index == 0 else nullcontext():
-                        self.task.forward(self.model, index)
+                for indices in track(self.progress, self.task.groups(), 'calibration images'):
+                    with self._seen_by_guard() if 0 in indices else nullcontext():
+                        self.task.forward_group(self.model, indices)
                 self.task.check(self.model)
             self._prove()
 

@@ -24,6 +24,15 @@ class CalibrationTask(ABC):
     def forward(self, model: nn.Module, index: int) -> None:
         """Run one image."""
 
+    def groups(self) -> list[list[int]]:
+        """Return all images in the groups in which plain forwards run them; the first group is the first image."""
+        return [[index] for index in range(len(self))]
+
+    def forward_group(self, model: nn.Module, indices: Sequence[int]) -> None:
+        """Run the images of a group: the rows of every layer are those of one image after the other."""
+        for index in indices:
+            self.forward(model, index)
+
     def check(self, model: nn.Module) -> None:  # noqa: B027  (most tasks have nothing to check)
         """Raise ValueError if the forwards of all images have shown that these cannot calibrate the model."""
 
@@ -44,8 +53,8 @@ class CalibrationTask(ABC):
         return True
 
     def __call__(self, model: nn.Module) -> None:
-        for index in range(len(self)):
-            self.forward(model, index)
+        for indices in self.groups():
+            self.forward_group(model, indices)
         self.check(model)
 
 

@@ -99,3 +99,27 @@ def test_classifiers_of_mmpretrain(model: nn.Module) -> None:
     assert layers[0] == layers[1]
     with pytest.raises(ValueError, match='TimmClassifier gives the tensors of model.* other names'):
         save_quantized(theirs, 'never.safetensors')
+
+
+def test_batches_send_the_same_rows_in_the_same_order(model: nn.Module) -> None:
+    """The first image alone, as it is what proofs run; all rows of a layer as from one image after the other."""
+    task = ClassificationTask(packed(5))
+    assert task.groups() == [[0], [1, 2, 3, 4]]
+    seen: list[torch.Tensor] = []
+    model.model.blocks[1].mlp.fc1.register_forward_hook(
+        lambda _layer, args, _output: seen.append(args[0].flatten(0, 1))
+    )
+    with torch.no_grad():
+        task(model)
+        for index in range(5):
+            task.forward(model, index)
+    assert len(seen) == 2 + 5
+    assert torch.allclose(torch.cat(seen[:2]), torch.cat(seen[2:]), atol=1e-6)
+
+
+def test_large_images_and_mixed_sizes_run_alone(model: nn.Module) -> None:
+    large = [image | {'inputs': torch.zeros(3, 1024, 1024)} for image in packed(3)]
+    mixed = [*packed(2), packed(1)[0] | {'inputs': torch.zeros(3, 40, 32)}]
+    assert ClassificationTask(large).groups() == ClassificationTask(mixed).groups() == [[0], [1], [2]]
+    small = [image | {'inputs': torch.zeros(3, 224, 224)} for image in packed(18)]
+    assert [len(batch) for batch in ClassificationTask(small).groups()] == [1, 8, 8, 1]
