@@ -131,9 +131,9 @@ class _Writer:
         places = []
         for i, j in ((i, j) for i in range(kh) for j in range(kw)):
             stops = [at - size + 1 if at < size - 1 else LAST for at, size in ((i, kh), (j, kw))]
-            ends = [number(f'{name}.start{i}{j}', [i, j]), number(f'{name}.stop{i}{j}', stops)]
+            ends = [number(f'{name}.start{i}.{j}', [i, j]), number(f'{name}.stop{i}.{j}', stops)]
             axes = [number('axes12', [1, 2]), number(f'{name}.steps', [sh, sw])]
-            places.append(f'{name}/place{i}{j}')
+            places.append(f'{name}/place{i}.{j}')
             nodes.append(make('Slice', [x, *ends, *axes], [places[-1]], name=places[-1]))
         nodes.append(make('Concat', places, [f'{name}/rows'], name=f'{name}/rows', axis=3))
         codes, zeros = self._weight_matrix(node, weight)

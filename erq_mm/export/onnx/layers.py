@@ -12,6 +12,7 @@ from torch import nn
 
 from ...core.quantizers import Quantizer
 from ...core.quantizers.uniform import UniformQuantizer
+from ...nn.architectures.base import LAYER_NORM
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from ...nn.recognition import PlainLayer, as_plain_layer, type_name
 from .account import FLOAT, INTEGER, Account, LayerRecord
@@ -130,7 +131,7 @@ class LayerWriter:
 
     def layer_norm(self, norm: nn.LayerNorm, x: str, columns: NDArray | None = None) -> str:
         """Write a LayerNorm over the last dimension; `columns` as in `linear`."""
-        expect(norm, 'torch.nn.modules.normalization.LayerNorm')
+        expect(norm, LAYER_NORM)
         if norm.bias is None or len(norm.normalized_shape) != 1:
             raise Unsupported(f'{norm}: only norms over channels with weight and bias')
         order = slice(None) if columns is None else columns

@@ -1,4 +1,7 @@
-"""The parts of a two-stage detector that become graphs; proposals, RoIAlign, NMS and mask pasting stay in mmdet."""
+"""What becomes a graph: a classifier as a whole, and parts of two-stage detectors, whose rest stays in mmdet.
+
+The rest are proposals, RoIAlign, NMS and mask pasting.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,10 +15,12 @@ from .codes import refuse_asymmetric_rows
 from .graph import GraphBuilder
 from .heads import HeadWriter
 from .layers import LayerWriter
+from .networks import WRITERS, find_classifier, write_classifier
 from .supported import Unsupported
 from .swin import SwinWriter
 
 BACKBONE_NECK, BACKBONE, RPN, BOX, MASK = 'backbone_neck', 'backbone', 'rpn_head', 'bbox_head', 'mask_head'
+CLASSIFIER = 'classifier'
 
 
 @dataclass(frozen=True)
@@ -24,7 +29,7 @@ class Part:
 
     Attributes:
         name: `backbone_neck`, `rpn_head`, `bbox_head`, `mask_head`; of a cascade `bbox_head.0` and so on; `backbone`
-            where the neck is not known.
+            where the neck is not known; `classifier` is the whole network.
         model: `onnx.ModelProto`.
         account: what became of its layers.
     """
@@ -35,11 +40,11 @@ class Part:
 
 
 def write_parts(detector: nn.Module) -> tuple[list[Part], dict[str, str]]:
-    """Return the graphs of all parts of a detector that the writers know, and why the others stay in torch.
+    """Return the graphs of all parts of a model that the writers know, and why the others stay in torch.
 
     Args:
-        detector: float or quantized, in eval mode; an mmdet two-stage detector or anything with such a `backbone`. It
-            is not changed.
+        detector: float or quantized, in eval mode; an mmdet two-stage detector or anything with such a `backbone`, or
+            a classifier of `networks.WRITERS`, in whatever it is wrapped. It is not changed.
 
     Raises:
         AsymmetricRows: 8-bit weights that no int8 holds; names the layers and the way out.
@@ -48,7 +53,7 @@ def write_parts(detector: nn.Module) -> tuple[list[Part], dict[str, str]]:
     names = {module: name for name, module in detector.named_modules()}
     refuse_asymmetric_rows({name: module for module, name in names.items() if isinstance(module, QuantLayer)})
     if getattr(detector, 'backbone', None) is None:
-        raise Unsupported(f'{type(detector).__name__} has no backbone, so nothing of it can be exported')
+        return [_classifier(detector, names)], {}
     parts, left = [], {}
     for name, write in _writers(detector):
         try:
@@ -64,6 +69,16 @@ def write_parts(detector: nn.Module) -> tuple[list[Part], dict[str, str]]:
     if not parts:
         raise Unsupported(f'no part of {type(detector).__name__} can be exported: {left}')
     return parts, left
+
+
+def _classifier(model: nn.Module, names: dict[nn.Module, str]) -> Part:
+    found = find_classifier(model)
+    if found is None:
+        known = sorted(name for writer in WRITERS for name in writer.types)
+        raise Unsupported(
+            f'{type(model).__name__} has no backbone and is no classifier of {known}, so nothing of it can be exported'
+        )
+    return _written(CLASSIFIER, lambda layers: write_classifier(layers, found[1]), names)
 
 
 def _written(name: str, write: Callable[[LayerWriter], None], names: dict[nn.Module, str]) -> Part:

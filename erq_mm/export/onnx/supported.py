@@ -9,7 +9,8 @@ class Unsupported(ValueError):
     """A module that no writer knows; the part it belongs to stays in torch."""
 
 
-def expect(module: nn.Module, name: str) -> None:
-    """Raise Unsupported unless `module` computes exactly what the class `name` computes."""
+def expect(module: nn.Module, name: str | tuple[str, ...]) -> None:
+    """Raise Unsupported unless `module` computes exactly what the class `name` (or one of several) computes."""
     if not is_exactly(module, name):
-        raise Unsupported(f'{type_name(module)} is not exactly {name}: its forward may differ')
+        known = name if isinstance(name, str) else ' or '.join(name)
+        raise Unsupported(f'{type_name(module)} is not exactly {known}: its forward may differ')

@@ -5,6 +5,7 @@ from torch import nn
 
 from ...nn.attention import QuantWindowMSA, ShiftedWindows
 from ...nn.recognition import is_exactly
+from .attention import AttentionWriter, position_bias
 from .layers import LayerWriter
 from .supported import Unsupported, expect
 from .windows import Extent, WindowWriter, into_patches, merged_extent
@@ -114,32 +115,15 @@ class SwinWriter:
         """
         width, heads = attention.embed_dims, attention.num_heads
         tokens = attention.window_size[0] * attention.window_size[1]
-        self._note_products(attention)
-        parts = []
-        for index, (factor, order) in enumerate(
-            ((attention.scale, [0, 2, 1, 3]), (1, [0, 2, 3, 1]), (1, [0, 2, 1, 3]))
-        ):
-            rows = slice(index * width, (index + 1) * width)  # three layers, so that engines fuse the attention
-            part = self.layers.linear_of_codes(attention.qkv, x, rows, factor)
-            part = self._reshape(part, [-1, tokens, heads, width // heads])
-            parts.append(self.graph.add('Transpose', part, perm=order))
-        query, key, value = parts
-        logits = self.graph.add('MatMul', query, key)
-        bias = self.graph.constant(_position_bias(attention)[None], f'{self.layers.names[attention]}.position_bias')
+        writer = AttentionWriter(self.layers)
+        writer.note_products(attention)
+        query, key, value = writer.heads(attention.qkv, x, tokens, heads, (attention.scale, 1.0, 1.0))
+        logits = writer.logits(query, key)
+        bias = self.graph.constant(position_bias(attention)[None], f'{self.layers.names[attention]}.position_bias')
         logits = self.graph.add('Add', logits, bias)
         if mask is not None:  # an operand of its own: added to the bias it would be as large as all logits
             logits = self.graph.add('Add', logits, mask)
-        mixed = self.graph.add('MatMul', self.graph.add('Softmax', logits, axis=-1), value)
-        mixed = self._reshape(self.graph.add('Transpose', mixed, perm=[0, 2, 1, 3]), [-1, width])
-        return self.layers.linear(attention.proj, mixed)
-
-    def _note_products(self, attention: nn.Module) -> None:
-        for name in ('query_key', 'probability_value'):
-            product = getattr(attention, name, None)
-            if product is not None and (product.left_quantizer.is_active or product.right_quantizer.is_active):
-                self.layers.account.notes.append(
-                    f'{self.layers.names[product]}: product of attention, float in the graph'
-                )
+        return self.layers.linear(attention.proj, writer.mixed(logits, value, [-1, width]))
 
     def _merge(self, merging: nn.Module, x: str, extent: Extent) -> tuple[str, Extent]:
         expect(merging, f'{LAYERS}.PatchMerging')
@@ -165,11 +149,3 @@ class SwinWriter:
 
     def _reshape(self, value: str, shape: list[int]) -> str:
         return self.graph.add('Reshape', value, self.graph.constant(shape, 'shape'))
-
-
-def _position_bias(attention: nn.Module) -> np.ndarray:
-    """Return the relative position bias, (heads, tokens, tokens)."""
-    tokens = attention.window_size[0] * attention.window_size[1]
-    index = attention.relative_position_index.reshape(-1)
-    table = attention.relative_position_bias_table.detach()[index].view(tokens, tokens, -1)
-    return np.ascontiguousarray(table.permute(2, 0, 1).cpu().numpy())
