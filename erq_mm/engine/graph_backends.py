@@ -1,4 +1,4 @@
-"""A detector whose convolutions and linear layers run in another engine; everything else stays mmdet's."""
+"""A model whose convolutions and linear layers run in another engine: detectors by parts, classifiers as a whole."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from ..export.backends import BACKENDS, Backend, LayerProof, Session, prove
-from ..export.onnx.parts import BACKBONE, BACKBONE_NECK, BOX, MASK, RPN, Part, roi_heads, write_parts
+from ..export.onnx.networks import find_classifier
+from ..export.onnx.parts import BACKBONE, BACKBONE_NECK, BOX, CLASSIFIER, MASK, RPN, Part, roi_heads, write_parts
 from .hook import unwrap
 from .two_stage import evaluated_part
 
@@ -66,13 +67,13 @@ def deploy_with_backend_(
     parts: Collection[str] | None = None,
     sizes: dict[str, int] | None = None,
 ) -> Deployment:
-    """Let an engine run backbone and neck, RPN, box and mask heads of a detector, in place.
+    """Let an engine run backbone and neck, RPN, box and mask heads of a detector, or a whole classifier, in place.
 
-    Any image size, batches and mmdet's own entry points go on working. The replaced torch layers are removed from the
-    model, and their memory with them; the model cannot be trained or saved any more.
+    Any image size (of a classifier, its own), batches and the model's own entry points go on working. The replaced
+    torch layers are removed from the model, and their memory with them; it cannot be trained or saved any more.
 
     Args:
-        model: a detector, quantized or float, on the CPU, in eval mode; wrappers around it are looked through.
+        model: quantized or float, on the CPU, in eval mode; wrappers around it are looked through.
         backend: `openvino` or `onnxruntime`.
         precision: of everything that is not integer: `f32`, or `bf16` where the engine has it.
         threads: of the engine; None is its own choice.
@@ -149,6 +150,12 @@ def _install(detector: nn.Module, part: Part, session: Session) -> None:
         if kind == BACKBONE_NECK and getattr(detector, 'neck', None) is not None:
             detector.neck = _Neck()
         return
+    if kind == CLASSIFIER:
+        _, network = find_classifier(detector)
+        network.forward = _Classifier(session)  # of this instance; its class keeps the method
+        network._modules.clear()
+        network._parameters.clear()
+        return
     if kind == RPN:
         head, forward = detector.rpn_head, _Rpn(session)
     else:
@@ -176,6 +183,18 @@ class _Neck(nn.Module):
 
     def forward(self, maps: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return maps
+
+
+class _Classifier:
+    """Images -> logits."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        (logits,) = self.session.run([images.float()])
+        return logits
 
 
 class _Rpn:
