@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from ..core.quantizers import Quantizer
 from ..core.weight_grid import WeightGrid
 from ..export.integer import IntegerLayer
-from ..nn.attention import ShiftedWindows
 from ..nn.layers import QuantLayer
+from ..nn.windows import PaddedWindows
 from .two_stage import evaluated_part
 
 STEPS_OFF_GRID = 1e-3  # rounding errors of scale * (code - zero point) are far below it
@@ -67,7 +67,7 @@ def _installed(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield all parameters, and the buffers of quantized modules; others may change at test time."""
     yield from model.named_parameters()
     for name, module in model.named_modules():
-        if isinstance(module, (QuantLayer, IntegerLayer, Quantizer, ShiftedWindows)):
+        if isinstance(module, (QuantLayer, IntegerLayer, Quantizer, PaddedWindows)):
             yield from module.named_buffers(name, recurse=False)
 
 

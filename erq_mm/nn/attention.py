@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .matmul import QuantMatMul
-from .windows import merge, pad_to_windows, partition, region_numbers
+from .windows import PaddedWindows, merge, pad_to_windows, partition, region_numbers
 
 # On a CPU a few windows at a time stay in its cache from the first product to the last; results are the same bits
 WINDOWS_PER_CHUNK = 64
@@ -109,25 +109,17 @@ class _GivenMasks:
         return self.mask[start : start + length]
 
 
-class ShiftedWindows(nn.Module):
+class ShiftedWindows(PaddedWindows):
     """Replaces `ShiftWindowMSA`: cut a feature map into (shifted) windows, attend, and put it together again.
 
     Args:
         attention: mmdet's `ShiftWindowMSA`, whose `w_msa` has been replaced already.
-
-    Attributes:
-        pad_value: (channels,), what windows that reach beyond the feature map are filled with: the value that stands
-            for zero after reparameterization (zero before it).
     """
 
-    pad_value: Tensor
-
     def __init__(self, attention: nn.Module) -> None:
-        super().__init__()
+        super().__init__(attention.w_msa.embed_dims, attention.w_msa.relative_position_bias_table)
         self.window_size, self.shift_size = attention.window_size, attention.shift_size
         self.w_msa, self.drop = attention.w_msa, attention.drop
-        table = attention.w_msa.relative_position_bias_table
-        self.register_buffer('pad_value', table.new_zeros(attention.w_msa.embed_dims))
         self.train(attention.training)
 
     def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:

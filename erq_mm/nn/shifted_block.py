@@ -4,10 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from .attention import QuantWindowMSA, region_mask
-from .windows import merge, pad_to_windows, partition, region_numbers
+from .windows import PaddedWindows, merge, pad_to_windows, partition, region_numbers
 
 
-class ShiftedWindowBlock(nn.Module):
+class ShiftedWindowBlock(PaddedWindows):
     """Replaces timm's `SwinTransformerBlock`: x + attention(norm1(x)), then x + mlp(norm2(x)).
 
     Unlike mmdet's, it shifts the feature map first and pads it afterwards. Windows, shift and masks are those of the
@@ -15,20 +15,13 @@ class ShiftedWindowBlock(nn.Module):
 
     Args:
         block: timm's, whose children it takes over under their names.
-
-    Attributes:
-        pad_value: (channels,), what windows that reach beyond the feature map are filled with: the value that stands
-            for zero after reparameterization (zero before it).
     """
 
-    pad_value: Tensor
-
     def __init__(self, block: nn.Module) -> None:
-        super().__init__()
+        super().__init__(block.dim, block.attn.relative_position_bias_table)
         self.window_size, self.shift_size = tuple(block.window_size), tuple(block.shift_size)
         self.norm1, self.attn, self.drop_path1 = block.norm1, block.attn, block.drop_path1
         self.norm2, self.mlp, self.drop_path2 = block.norm2, block.mlp, block.drop_path2
-        self.register_buffer('pad_value', block.attn.relative_position_bias_table.new_zeros(block.dim))
         self.train(block.training)
 
     def forward(self, x: Tensor) -> Tensor:

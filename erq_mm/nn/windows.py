@@ -5,9 +5,27 @@ Feature maps are (images, height, width, channels); a window and a shift are (do
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 Pair = tuple[int, int]
+
+
+class PaddedWindows(nn.Module):
+    """A module that cuts a feature map into windows, and fills what reaches beyond it.
+
+    Args:
+        channels: of the feature map.
+        like: a tensor of the dtype and on the device of the module.
+
+    Attributes:
+        pad_value: (channels,), the value that stands for zero after reparameterization (zero before it).
+    """
+
+    pad_value: Tensor
+
+    def __init__(self, channels: int, like: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('pad_value', like.new_zeros(channels))
 
 
 def pad_to_windows(x: Tensor, window: Pair, value: Tensor) -> Tensor:
