@@ -106,8 +106,9 @@ def test_integers_give_what_was_simulated(write_config: Callable, checkpoint: Pa
 
 
 def test_flips_are_averaged(make_runner: Callable, tmp_path: Path) -> None:
-    runner = make_runner('--tta')
+    runner = make_runner('--tta', '--recipe', 'rtn_w8a8', *FEW)
     assert torch.allclose(scores(runner).sum(1), torch.ones(12))
+    assert len(report_of(tmp_path)['calibration']['image_ids']) == 4
     views = next(iter(runner.test_dataloader))['inputs']
     assert all(torch.equal(first.flip(-1), second) for first, second in zip(*views, strict=True))
     with pytest.raises(ValueError, match='--tta gives several views .* leave one of them out'):
