@@ -1,4 +1,4 @@
-"""Cells that look into a detector instead of evaluating it: operations, distributions, proxy."""
+"""Cells that look into a model instead of evaluating it: operations, distributions, proxy."""
 
 import copy
 from collections.abc import Callable
@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.registry import MODELS
 from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.device import get_device
-from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
 from torch import nn
 
 from ..analysis.distributions import QUANTILES, channel_quantiles, range_spread
@@ -20,24 +17,21 @@ from ..analysis.proxy import compare_proxy
 from ..analysis.recording import record_inputs
 from ..calibration.pipeline import quantize_
 from ..engine.calibration_data import CalibrationConfig, build_calibration_images
-from ..engine.detector import DetectorTask
+from ..engine.model_kinds import kind_of_config
 from ..nn.structure import find_sites
 from .cells import Cell
 from .detectors import Detector
 
 OTHER_IMAGES = 8
 TRIALS = 400
-INPUTS = {'qkv': 'attn.w_msa.qkv', 'fc1': 'ffn.layers.0.0', 'patch merging': 'reduction'}
+INPUTS = {'qkv': ('qkv',), 'fc1': ('ffn.layers.0.0', 'mlp.fc1'), 'patch merging': ('reduction',)}  # ends of names
 Outcome = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def load_detector(detector: Detector) -> tuple[Config, nn.Module]:
     """Return the config and the float model, in eval mode, on the device that an evaluation would take."""
-    init_default_scope('mmdet')
     config = detector.load_config()
-    model = MODELS.build(config.model)
-    load_checkpoint(model, detector.checkpoint, map_location='cpu')
-    return config, model.eval().to(get_device())
+    return config, kind_of_config(config).init_model(config, detector.checkpoint, get_device())
 
 
 def run_operations(cell: Cell) -> Outcome:
@@ -47,8 +41,9 @@ def run_operations(cell: Cell) -> Outcome:
     predictions = []
     macs = count_macs(model, lambda detector: predictions.extend(detector.test_step(pseudo_collate([image]))))
     height, width = image['data_samples'].img_shape[:2]
-    detections = len(predictions[0].pred_instances)
-    return {'macs': macs, 'image': {'height': height, 'width': width, 'detections': detections}}, {}
+    found = predictions[0].get('pred_instances')
+    detections = {} if found is None else {'detections': len(found)}
+    return {'macs': macs, 'image': {'height': height, 'width': width} | detections}, {}
 
 
 def run_distributions(cell: Cell) -> Outcome:
@@ -95,17 +90,18 @@ def _quantized_inputs(
 
 
 def _forward(config: Config, calibration: CalibrationConfig) -> Callable[[nn.Module], None]:
-    return DetectorTask(build_calibration_images(config, calibration).samples, with_masks=False)
+    images = build_calibration_images(config, calibration).samples
+    return kind_of_config(config).task(images, 'linears', set())
 
 
 def _middle_layers(model: nn.Module) -> dict[str, str]:
     """Return title -> the middle layer of every kind that follows a LayerNorm.
 
     Raises:
-        ValueError: the model has none, so it is no Swin.
+        ValueError: the model has none.
     """
     sites = [site.name for site in find_sites(model, 'linears')[0] if site.norm is not None]
-    found = {title: [name for name in sites if name.endswith(ending)] for title, ending in INPUTS.items()}
+    found = {title: [name for name in sites if name.endswith(endings)] for title, endings in INPUTS.items()}
     names = {title: names[len(names) // 2] for title, names in found.items() if names}
     if not names:
         raise ValueError(f'{type(model).__name__} has no linear layer behind a LayerNorm to analyse')

@@ -67,3 +67,13 @@ def test_an_imagenet_model_is_timms() -> None:
     model = resolve_detector('swin-b', ROOT)
     assert model.checkpoint == 'timm://swin_base_patch4_window7_224.ms_in22k_ft_in1k' and model.title == 'Swin-B'
     assert model.digest() != resolve_detector('swin-s', ROOT).digest()
+
+
+def test_operations_and_distributions_of_a_classifier(study: Study, tmp_path: Path) -> None:
+    (model,) = study.detectors
+    operations, _ = run_cell(study.analysis_cell(model, 'operations'), tmp_path)
+    assert operations['image'] == {'height': 32, 'width': 32}
+    tokens, width = 17, 32  # multiply-accumulates of a layer are tokens * inputs * outputs
+    assert operations['macs']['model.blocks.0.attn.qkv'] == tokens * width * 3 * width
+    distributions, _ = run_cell(study.analysis_cell(model, 'distributions'), tmp_path)
+    assert distributions['layers'] == {'qkv': 'model.blocks.1.attn.qkv', 'fc1': 'model.blocks.1.mlp.fc1'}
