@@ -1,5 +1,7 @@
 """The table and the pictures of the classification demo."""
 
+import importlib.util
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +12,9 @@ from rich.console import Console
 
 from erq_mm.demo.classification import Predictions, accuracy_table, paired_difference, predictions_of, telling_images
 from erq_mm.demo.digit_pictures import draw_predictions
+from erq_mm.demo.digits import make_digits
+
+from ..conftest import ROOT
 
 IMAGES = 600
 LABELS = np.arange(IMAGES) % 10
@@ -74,3 +79,30 @@ def test_pictures_show_images_that_tell_the_runs_apart(tmp_path: Path) -> None:
     draw_predictions(tmp_path / 'out.png', {'model': [base, *runs]}, {'model': chosen}, list('0123456789'))
     assert cv2.imread(str(tmp_path / 'out.png')).shape[1] > 500
     assert [p.name for p in tmp_path.glob('*.png')].count('.out.png') == 0
+
+
+@pytest.mark.slow
+def test_demo_compares_recipes_on_both_models(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    pytest.importorskip('mmpretrain', reason='mmpretrain is an extra')
+    pytest.importorskip('sklearn', reason='the digits come with scikit-learn, an extra')
+    spec = importlib.util.spec_from_file_location('demo_classification', ROOT / 'tools/demo_classification.py')
+    demo = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(demo)
+    make_digits(tmp_path / 'digits', limit=200)
+    monkeypatch.setattr(demo, 'make_digits', lambda root: None)  # a part of the set stands in for the whole
+    found, run_model = {}, demo.run_model
+    monkeypatch.setattr(demo, 'run_model', lambda name, *rest: found.setdefault(name, run_model(name, *rest)))
+    line = ['demo', '--data', str(tmp_path / 'digits'), '--output', str(tmp_path / 'out'), '--recipes', 'rtn', 'erq']
+    monkeypatch.setattr(sys, 'argv', line)
+    demo.main()
+    assert list(found) == ['deit-mini', 'swin-mini']
+    for base, runs in found.values():
+        assert base.top1 >= 93
+        rtn, erq = runs['W3A3']
+        assert paired_difference(rtn, base).high < 0  # three bits hurt beyond doubt
+        assert paired_difference(erq, rtn).low > 0  # and correcting the weights helps
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ('float', 'rtn', 'erq', 'W4A4', 'W3A3', 'digits.png'))
+    assert cv2.imread(str(tmp_path / 'out/digits.png')).std() > 20

@@ -113,8 +113,8 @@ def test_what_is_in_the_wheel(wheel: Path) -> None:
 def test_the_extras_that_messages_name_are_there(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (metadata,) = [archive.read(name).decode() for name in archive.namelist() if name.endswith('.dist-info/METADATA')]
-    extras = set(re.findall(r'Provides-Extra: (\w+)', metadata))
+    extras = set(re.findall(r'Provides-Extra: ([\w-]+)', metadata))
     named = {
-        name for path in (ROOT / 'erq_mm').rglob('*.py') for name in re.findall(r'erq_mm\[(\w+)', path.read_text())
+        name for path in (ROOT / 'erq_mm').rglob('*.py') for name in re.findall(r'erq_mm\[([\w-]+)', path.read_text())
     }
     assert named <= extras and {'mm', 'openvino', 'onnxruntime', 'deploy'} <= extras
