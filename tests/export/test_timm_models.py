@@ -12,8 +12,7 @@ from erq_mm.export.checkpoint import load_into_
 from ..nn.timm_models import make_swin, make_vit
 
 MODELS = {
-    'ViT': lambda: make_vit(qk_norm=True, init_values=0.5),
-    'distilled': lambda: make_vit('deit_tiny_distilled_patch16_224'),
+    'ViT': lambda: make_vit('deit_tiny_distilled_patch16_224', qk_norm=True, init_values=0.5),
     'Swin': lambda: make_swin(img_size=(36, 44), window_size=4),
 }
 
@@ -23,7 +22,7 @@ MODELS = {
 def test_reloaded_it_is_equal_to_the_bit(make, tmp_path: Path) -> None:
     model = make()
     x, file = torch.randn(2, 3, *model.patch_embed.img_size), tmp_path / 'model.safetensors'
-    report = erq_mm.quantize_(model, lambda m: m(x), 'erq', 4, 4)
+    report = erq_mm.quantize_(model, lambda m: m(x), 'repq', 4, 4)
     erq_mm.save_quantized(model, file, report)
     again: nn.Module = make()
     load_into_(again, file)

@@ -25,6 +25,6 @@ def make_vit(name: str = 'deit_tiny_patch16_224', **options: object) -> nn.Modul
 
 
 def make_swin(name: str = 'swin_tiny_patch4_window7_224', **options: object) -> nn.Module:
-    """Return a Swin of two stages with two blocks each, for images of 64 x 64 or, by default, of any size."""
-    small = dict(img_size=64, embed_dim=16, depths=(2, 2), num_heads=(2, 4), num_classes=7, strict_img_size=False)
+    """Return a Swin of two stages with three blocks, for images of 64 x 64 or, by default, of any size."""
+    small = dict(img_size=64, embed_dim=16, depths=(2, 1), num_heads=(2, 4), num_classes=7, strict_img_size=False)
     return unsettled(timm.create_model(name, **small | options))

@@ -19,10 +19,7 @@ VITS = {
 }  # fmt: skip
 SWINS = {'swin_small_patch4_window7_224': 24, 'swin_base_patch4_window7_224': 24}
 # the others differ from these in width alone
-EVERY_DAY = (
-    'vit_small_patch16_224', 'deit_tiny_patch16_224', 'deit_small_distilled_patch16_224',
-    'swin_small_patch4_window7_224',
-)  # fmt: skip
+EVERY_DAY = ('vit_small_patch16_224', 'deit_small_distilled_patch16_224', 'swin_small_patch4_window7_224')
 CASES = [
     pytest.param(*case, id=case[0], marks=() if case[0] in EVERY_DAY else pytest.mark.slow)
     for case in (VITS | SWINS).items()

@@ -16,10 +16,9 @@ from ..timm_models import make_swin, timm
 SIZES = [(2, 60, 68), (1, 56, 56), (1, 36, 100), (3, 28, 28)]
 FIXED = {
     'masks of a fixed size': dict(img_size=(60, 68), strict_img_size=True),
-    'windows that are not square': dict(img_size=(60, 68), window_size=(5, 7)),
+    'windows that are not square, wide heads': dict(img_size=(60, 68), window_size=(5, 7), head_dim=12),
     'windows larger than the map': dict(img_size=(20, 60), strict_img_size=True),
     'always shifted': dict(img_size=(20, 60), always_partition=True, strict_img_size=True),
-    'heads of their own width': dict(img_size=(60, 68), head_dim=6),
 }
 
 
@@ -30,7 +29,7 @@ def images(sizes: list[tuple[int, int, int]]) -> list[torch.Tensor]:
 @torch.no_grad()
 def check_exact(model: nn.Module, inputs: list[torch.Tensor]) -> None:
     changed, _ = swapped(model, [])
-    assert sum(isinstance(module, ShiftedWindowBlock) for module in changed.modules()) == 4
+    assert sum(isinstance(module, ShiftedWindowBlock) for module in changed.modules()) == 3
     for x in inputs:
         torch.testing.assert_close(changed(x), model(x), rtol=1e-5, atol=1e-5)
     assert reparameterization_error(model, inputs) <= 1e-5
@@ -55,7 +54,7 @@ def test_zero_padding_as_published_changes_the_model() -> None:
 def test_roles() -> None:
     sites, left_float = find_sites(make_swin(), 'linears')
     roles = {site.name: site for site in sites}
-    block = 'layers.1.blocks.1'
+    block = 'layers.0.blocks.1'
     assert left_float == []
     assert roles['patch_embed.proj'].roles == ('image',)
     qkv = roles[f'{block}.attn.qkv']
@@ -68,7 +67,7 @@ def test_roles() -> None:
     assert roles['head.fc'].roles == ('linear_input',)
 
 
-@pytest.mark.parametrize('left', ['*.attn.*', '*.attn.q*', '*.blocks.*.mlp.*'])
+@pytest.mark.parametrize('left', ['*.attn.*', '*.attn.q*'])
 def test_parts_that_are_left_float_fit_the_replaced_ones(left: str) -> None:
     model, x = make_swin(), torch.randn(1, 3, 60, 68)
     reference = copy.deepcopy(model)
