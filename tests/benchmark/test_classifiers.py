@@ -69,6 +69,7 @@ def test_an_imagenet_model_is_timms() -> None:
     assert model.digest() != resolve_detector('swin-s', ROOT).digest()
 
 
+@pytest.mark.slow
 def test_operations_and_distributions_of_a_classifier(study: Study, tmp_path: Path) -> None:
     (model,) = study.detectors
     operations, _ = run_cell(study.analysis_cell(model, 'operations'), tmp_path)

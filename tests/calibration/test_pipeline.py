@@ -213,7 +213,9 @@ def test_a_model_without_layers_in_scope() -> None:
         erq_mm.quantize_(nn.ReLU(), lambda m: None)
     with pytest.raises(ValueError, match='convolutions, too'):
         erq_mm.quantize_(nn.Sequential(nn.Conv2d(3, 3, 1)), lambda m: None)
-    with pytest.raises(ValueError, match="'linears': all 2 that it has stay float, e.g. 0: shares its weights with 1.weight"):
+    with pytest.raises(
+        ValueError, match="'linears': all 2 that it has stay float, e.g. 0: shares its weights with 1.weight"
+    ):
         tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
         tied[1].weight = tied[0].weight
         erq_mm.quantize_(tied, lambda m: None)
