@@ -3,9 +3,9 @@
     python tools/quantize.py CONFIG CHECKPOINT --recipe erq_w4a8 --out model.safetensors
     python tools/export.py model.safetensors --out exported
 
-Of a detector: one graph for backbone and neck, and one each for the RPN, box and mask heads (of a cascade: per stage), for
-any image size. Of a classifier of timm: one graph, for any number of images. And manifest.json, which says what every layer
-became. Proposals, RoIAlign and NMS stay in mmdet:
+Of a detector: one graph for backbone and neck, and one each for the RPN, box and mask heads (of a cascade: per stage),
+for any image size. Of a classifier of timm: one graph, for any number of images. And manifest.json, which says what
+every layer became. Proposals, RoIAlign and NMS stay in mmdet:
 `tools/test.py CONFIG model.safetensors --backend openvino` evaluates such a detector.
 """
 
