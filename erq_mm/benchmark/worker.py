@@ -15,7 +15,7 @@ from mmdet.utils import register_all_modules
 from mmengine.registry import init_default_scope
 
 from ..calibration.progress import new_progress
-from ..demo.run import evaluate
+from ..demo.run import run_test
 from .analyses import ANALYSES
 from .cells import FORMAT, Cell
 from .provenance import provenance
@@ -58,7 +58,7 @@ def run_accuracy(cell: Cell, work_dir: Path) -> tuple[dict[str, Any], dict[str, 
     recorder = protocol.recorder(model.load_config(), work_dir)
     with new_progress(enabled=False) as progress, open(work_dir / 'mmengine.txt', 'w') as sink:
         with contextlib.redirect_stdout(sink):
-            outcome = evaluate(
+            outcome = run_test(
                 model.config,
                 model.checkpoint,
                 cell.name,
