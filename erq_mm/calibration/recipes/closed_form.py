@@ -3,11 +3,13 @@
 from dataclasses import replace
 from typing import Any
 
-from ...core.spec import MIN_MAX
+from ...core.spec import ACTIVATION_PERCENTILES, MIN_MAX
 from ...nn.structure import ROLES
 from .base import Recipe
 
-REPQ_ACTIVATIONS = {'post_norm': {'granularity': 'channel'}, 'post_softmax': {'grid': 'log_sqrt2'}}
+PUBLISHED_ACTIVATIONS = {'post_norm': {'granularity': 'channel'}, 'post_softmax': {'grid': 'log_sqrt2'}}
+# single values behind a GELU make the huge tokens of pretrained ViTs: percentiles may not always cut them off
+REPQ_ACTIVATIONS = PUBLISHED_ACTIVATIONS | {'post_gelu': {'percentiles': (*ACTIVATION_PERCENTILES, 1.0)}}
 
 
 def rtn() -> Recipe:
@@ -21,18 +23,20 @@ def rtn() -> Recipe:
     )
 
 
-def repq(exact_pad: bool = True, integer_zero_point: bool = True) -> Recipe:
+def repq(exact_pad: bool = True, integer_zero_point: bool = True, published_percentiles: bool = False) -> Recipe:
     """RepQ-ViT (ICCV 2023): scale reparameterization, log-sqrt2 softmax, percentile and MSE ranges.
 
     Args:
         exact_pad: pad windows with the value that stands for zero; False is the published code.
         integer_zero_point: round the mean zero point; False is the published code.
+        published_percentiles: clip the inputs of `fc2` at 99.999 % at most, as the published code does; else their full
+            range is a candidate, too, and the squared error decides.
     """
     reparameterize = {'type': 'reparameterize', 'exact_pad': exact_pad, 'integer_zero_point': integer_zero_point}
     return Recipe(
         'repq',
         steps=({'type': 'fit_activations'}, reparameterize, {'type': 'fit_weights'}),
-        activations=REPQ_ACTIVATIONS,
+        activations=PUBLISHED_ACTIVATIONS if published_percentiles else REPQ_ACTIVATIONS,
     )
 
 
@@ -59,6 +63,7 @@ def erq(
     lam: float = 0.1,
     exact_pad: bool = True,
     integer_zero_point: bool = True,
+    published_percentiles: bool = False,
 ) -> Recipe:
     """ERQ (ICML 2024): RepQ's quantizers, Aqer, then Wqer.
 
@@ -70,14 +75,15 @@ def erq(
         lam_mode, lam: damping of both ridge steps; 10 % of the mean diagonal was best on both demo detectors
             (docs/results/figure4.md). The released code is `sum` with 1e3 (0.1 * coe, coe 1e4); the paper gives 1e5 for
             detection.
+        exact_pad, integer_zero_point, published_percentiles: as of `repq`.
     """
     ridge_options = {'lam_mode': lam_mode, 'lam': lam}
     wqer = {'ridge': ridge, 'rounding': rounding, 'k': k, 'iterations': iterations, 'proxy': proxy, **ridge_options}
-    prefix = repq(exact_pad, integer_zero_point).steps[:-1]
+    base = repq(exact_pad, integer_zero_point, published_percentiles)
     corrections = [{'type': 'aqer', **ridge_options}] if aqer else []
     corrections.append({'type': 'fit_weights'})
     corrections += [{'type': 'wqer', **wqer}] if ridge or rounding else []
-    return Recipe('erq', steps=(*prefix, {'type': 'collect_statistics'}, *corrections), activations=REPQ_ACTIVATIONS)
+    return replace(base, name='erq', steps=(*base.steps[:-1], {'type': 'collect_statistics'}, *corrections))
 
 
 def erq_tpami(outlier_share: float | None = None, **options: Any) -> Recipe:
