@@ -80,7 +80,7 @@ def paired_difference(first: Predictions, second: Predictions) -> Interval:
 
 
 def accuracy_table(title: str, base: Predictions, runs: dict[str, list[Predictions]]) -> Table:
-    """Return one row per recipe: top-1, difference to float with its paired interval, calibration seconds, per bits.
+    """Return one row per recipe: top-1, difference to float with its paired interval, per bits.
 
     Args:
         base: the float model.
@@ -89,9 +89,9 @@ def accuracy_table(title: str, base: Predictions, runs: dict[str, list[Predictio
     table = Table(title=title)
     table.add_column('recipe')
     for bits in runs:
-        for column in (f'{bits} top-1', 'to float [95 %]', 'calibration s'):
+        for column in (f'{bits} top-1', 'to float [95 %]'):  # with two bit-widths 80 characters in all
             table.add_column(column, justify='right')
-    table.add_row(base.name, *[f'{base.top1:.1f}', '', ''] * len(runs))
+    table.add_row(base.name, *[f'{base.top1:.1f}', ''] * len(runs))
     for row in zip(*runs.values(), strict=True):
         table.add_row(row[0].name, *[text for run in row for text in _cells(run, base)])
     return table
@@ -99,8 +99,7 @@ def accuracy_table(title: str, base: Predictions, runs: dict[str, list[Predictio
 
 def _cells(run: Predictions, base: Predictions) -> list[str]:
     against = paired_difference(run, base)
-    seconds = f'{run.report.seconds["total"]:.1f}' if run.report else ''
-    return [f'{run.top1:.1f}', f'{against.value:+.1f} [{against.low:+.1f}, {against.high:+.1f}]', seconds]
+    return [f'{run.top1:.1f}', f'{against.value:+.1f} [{against.low:+.1f}, {against.high:+.1f}]']
 
 
 def telling_images(base: Predictions, runs: Sequence[Predictions], count: int) -> list[int]:
