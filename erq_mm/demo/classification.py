@@ -109,4 +109,5 @@ def telling_images(base: Predictions, runs: Sequence[Predictions], count: int) -
     """
     wrong = np.mean([~run.correct for run in runs], axis=0)
     distance = np.abs(wrong - 0.5) + 10 * ~base.correct
-    return sorted(np.argsort(distance, kind='stable')[:count].tolist())
+    order = np.random.default_rng(0).permutation(len(distance))  # the data set is sorted by class
+    return sorted(order[np.argsort(distance[order], kind='stable')[:count]].tolist())

@@ -40,6 +40,6 @@ def draw_predictions(
                 axis.text(0, -LINE * (line + 1), text, color=colour, fontsize=8, transform=axis.transAxes)
     figure.tight_layout()
     unfinished = path.with_name(f'.{path.name}')
-    figure.savefig(unfinished, dpi=100, format='png')
+    figure.savefig(unfinished, dpi=100, format='png', bbox_inches='tight')  # with the lines of text below the axes
     unfinished.replace(path)
     plt.close(figure)
