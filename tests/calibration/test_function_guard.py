@@ -82,10 +82,12 @@ def test_a_wrong_fold_is_found_before_any_weight_is_fitted(recipe: str, monkeypa
     step = importlib.import_module('erq_mm.calibration.steps.reparameterize')
     fold = step.fold_
 
-    def forget_the_shift(norm_weight, norm_bias, weight, bias, change) -> None:
-        kept = bias.clone()
-        fold(norm_weight, norm_bias, weight, bias, change)
-        bias.copy_(kept)
+    def forget_the_shift(norm_weight, norm_bias, linears, change) -> None:
+        linears = list(linears)
+        kept = [bias.clone() for _, bias in linears]
+        fold(norm_weight, norm_bias, linears, change)
+        for (_, bias), old in zip(linears, kept, strict=True):
+            bias.copy_(old)
 
     monkeypatch.setattr(step, 'fold_', forget_the_shift)
     model, task = make_classifier()

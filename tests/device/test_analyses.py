@@ -52,21 +52,18 @@ def test_analysis_cells_run_where_the_evaluation_would(kind: str, monkeypatch: p
     with LogicalDevice():
         monkeypatch.setattr(analyses, 'get_device', lambda: 'cuda')
         monkeypatch.setattr(analyses, '_forward', lambda *_: Task())
-        monkeypatch.setattr(analyses, 'INPUTS', {'fc1': '5'})
-        monkeypatch.setattr(analyses, 'MODELS', _Models())
-        monkeypatch.setattr(analyses, 'load_checkpoint', lambda *_, **__: None)
+        monkeypatch.setattr(analyses, 'INPUTS', {'fc1': ('5',)})
+        monkeypatch.setattr(analyses, 'kind_of_config', lambda _: SimpleNamespace(init_model=_init_model))
         monkeypatch.setattr(analyses, 'build_calibration_images', lambda *_: SimpleNamespace(samples=[_image()]))
         _, arrays = analyses.ANALYSES[kind](_cell())
     assert all(isinstance(array, np.ndarray) and np.isfinite(array).all() for array in arrays.values())
 
 
-class _Models:
-    """Builds one model, which stands for a detector."""
-
-    def build(self, _config: object) -> nn.Module:
-        model, shape = make_plain()
-        model.test_step = lambda _batch: [_detections(model(torch.randn(shape).to('cuda')))]
-        return model
+def _init_model(_config: object, _checkpoint: str, device: str) -> nn.Module:
+    """Return a model that stands for a detector."""
+    model, shape = make_plain()
+    model.test_step = lambda _batch: [_detections(model(torch.randn(shape).to(device)))]
+    return model.to(device)
 
 
 def _detections(logits: torch.Tensor) -> Any:
