@@ -118,6 +118,7 @@ def test_dry_run_lists_cells_and_runs_none(grid: Path, run_tool: Callable, tmp_p
     assert not (tmp_path / 'cells').exists() and not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_distributions_and_proxy_of_a_detector(grid: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reparameterized channels have equal ranges; the proxy is the error on its own rows and a plot comes out."""
     monkeypatch.setattr(analyses, 'OTHER_IMAGES', 2)
