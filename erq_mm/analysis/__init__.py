@@ -1,1 +1,1 @@
-"""What a quantization costs and why it works: operations, error ratios per layer, distributions, the proxy."""
+"""What a quantization costs and why it works: operations, error ratios, distributions, the proxy, paired intervals."""

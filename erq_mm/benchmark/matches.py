@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from .bootstrap import Matches
+from ..analysis.bootstrap import Matches
 
 FIELDS = ('category', 'image', 'is_true', 'is_false', 'ground_truths')
 

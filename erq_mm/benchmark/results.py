@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..analysis.bootstrap import REPLICATES, SEED, Interval, image_weights, interval
 from ..analysis.operations import bit_operations, product_bits
-from .bootstrap import REPLICATES, SEED, Interval, image_weights, interval
 from .cells import Cell, Store
 from .choices import RecipeChoice
 from .detectors import Detector

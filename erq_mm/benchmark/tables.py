@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from rich.table import Table as RichTable
 
-from .bootstrap import Interval
+from ..analysis.bootstrap import Interval
 from .protocols import METRICS
 from .published import Published
 from .results import Row, baseline_row

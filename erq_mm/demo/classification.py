@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from rich.progress import Progress
 from rich.table import Table
 
-from ..benchmark.bootstrap import Interval, image_weights, interval
+from ..analysis.bootstrap import Interval, image_weights, interval
 from ..calibration.report import Report
 from .run import run_test
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from erq_mm.benchmark.bootstrap import image_weights
+from erq_mm.analysis.bootstrap import image_weights
 from erq_mm.benchmark.cells import Cell, Store
 from erq_mm.benchmark.detectors import Detector
 from erq_mm.benchmark.protocols import METRICS, protocol_of

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from ..bootstrap import Interval
+from ...analysis.bootstrap import Interval
 from ..protocols import Metric
 from ..results import Row
 from ..study import FLOAT, Study

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
+from ...analysis.bootstrap import average_precision
 from ...engine.image_sets import leaf_datasets
-from ..bootstrap import average_precision
 from ..matches import from_arrays, match_detections, to_arrays
 from .base import Arrays, Metric, Protocol, Recorder, evaluators, type_name
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from erq_mm.benchmark.bootstrap import average_precision, image_weights, interval
+from erq_mm.analysis.bootstrap import average_precision, image_weights, interval
 from erq_mm.benchmark.matches import coco_evaluation, collect_matches, from_arrays, match_detections, to_arrays
 
 IMAGES, CATEGORIES = 12, (3, 5, 9)  # category 9 has detections and no object
