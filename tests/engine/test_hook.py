@@ -51,6 +51,7 @@ def test_a_second_evaluation_does_not_calibrate_again(make_runner, monkeypatch) 
     assert runner.test_loop.run() == first
 
 
+@pytest.mark.slow  # tests/calibration/test_reconstruction.py kills and resumes by default
 def test_a_trained_recipe_resumes_from_its_folder(make_runner, read_report, tmp_path, monkeypatch) -> None:
     config = tmp_path / 'qdrop.py'
     config.write_text(f"""
