@@ -16,4 +16,3 @@ pipeline = [
 ]
 val_dataloader = dict(dataset=dict(pipeline=pipeline))
 test_dataloader = dict(dataset=dict(pipeline=pipeline))
-published_recipe = dict(type='erq', lam_mode='sum', lam=1e4)  # the paper's damping, see *_erq-published-w4a4.py
