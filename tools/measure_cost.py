@@ -33,7 +33,8 @@ import erq_mm
 import erq_mm.engine  # noqa: F401
 from erq_mm.benchmark.latency.subjects import unsettle_norms_
 from erq_mm.calibration.memory import PeakMemory
-from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
+from erq_mm.calibration.pipeline import swap_for_calibration
+from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import repq, resolve_recipe
 from erq_mm.calibration.steps import MODEL_STEPS
 from erq_mm.calibration.stopwatch import Stopwatch

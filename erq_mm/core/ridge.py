@@ -75,6 +75,7 @@ class DualSystem:
         if not lam > 0:
             raise ValueError(f'the dual form needs a positive damping, got {lam!r}: raise `lam`')
         self.rows, self.lam = rows, lam
+        self._kernel: tuple[int, Tensor] | None = None  # first column -> factor: proxy and propagate share one
 
     def solve(self, rhs: Tensor) -> Tensor:
         # (X^T X + lam I)^-1 b = (b - X^T (X X^T + lam I)^-1 X b) / lam
@@ -96,10 +97,12 @@ class DualSystem:
 
     def _kernel_solve(self, start: int, rhs: Tensor) -> Tensor:
         """Return (X_r X_r^T + lam I)^-1 rhs with X_r the columns from `start` on."""
-        remaining = self.rows[:, start:]
-        kernel = (remaining @ remaining.T).double()
-        kernel.diagonal().add_(self.lam)
-        return torch.cholesky_solve(rhs.double(), torch.linalg.cholesky(kernel)).to(rhs.dtype)
+        if self._kernel is None or self._kernel[0] != start:
+            remaining = self.rows[:, start:]
+            kernel = (remaining @ remaining.T).double()
+            kernel.diagonal().add_(self.lam)
+            self._kernel = (start, torch.linalg.cholesky(kernel))
+        return torch.cholesky_solve(rhs.double(), self._kernel[1]).to(rhs.dtype)
 
 
 def _solve_upper(factor: Tensor, rhs: Tensor) -> Tensor:

@@ -35,9 +35,11 @@ class GramStats:
         self.gram = weight.new_zeros(size, size)
         self.cross = weight.new_zeros(size, out_features if self.keeps_output_error else in_features)
         self._energy, self.count = weight.new_zeros((), dtype=torch.float64), 0
+        self._output_cross: Tensor | None = None
 
     def add(self, x: Tensor, x_q: Tensor) -> None:
         """Add rows, both (rows, in)."""
+        self._output_cross = None
         for part, part_q in zip(x.split(ROWS_PER_CHUNK), x_q.split(ROWS_PER_CHUNK), strict=True):
             self._add_chunk(part - part_q, part_q)
 
@@ -61,8 +63,10 @@ class GramStats:
         return float(self._energy)
 
     def output_cross(self) -> Tensor:
-        """Return sum [x_q, 1] (W (x - x_q))^T, (in + 1, out)."""
-        return self.cross if self.keeps_output_error else self.cross @ self.weight.T
+        """Return sum [x_q, 1] (W (x - x_q))^T, (in + 1, out); computed once, after the last row."""
+        if self._output_cross is None:
+            self._output_cross = self.cross if self.keeps_output_error else self.cross @ self.weight.T
+        return self._output_cross
 
     def input_gram(self) -> Tensor:
         """Return sum x_q x_q^T, (in, in), without the column of ones."""
@@ -95,7 +99,9 @@ class RowStats:
         self.rows = weight.new_zeros(capacity, weight.shape[1] + 1)
         self.rows[:, -1] = 1
         self.input_error = weight.new_zeros(capacity, weight.shape[1])
-        self._reservoir, self._errors = Reservoir(capacity, seed), None
+        self._reservoir = Reservoir(capacity, seed)
+        self._errors: Tensor | None = None
+        self._output_cross: Tensor | None = None
 
     @property
     def count(self) -> int:
@@ -106,7 +112,7 @@ class RowStats:
         chosen, slots = self._reservoir.choose(len(x), x.device)
         self.rows[slots, :-1] = x_q[chosen]
         self.input_error[slots] = x[chosen] - x_q[chosen]
-        self._errors = None
+        self._errors = self._output_cross = None
 
     def _output_error(self) -> Tensor:
         """Return W (x - x_q) of the rows kept, (rows, out); computed once, after the last row."""
@@ -119,7 +125,9 @@ class RowStats:
         return float(self._output_error().square().sum(dtype=torch.float64))
 
     def output_cross(self) -> Tensor:
-        return self.rows[: self.count].T @ self._output_error()
+        if self._output_cross is None:
+            self._output_cross = self.rows[: self.count].T @ self._output_error()
+        return self._output_cross
 
     def input_gram(self) -> Tensor:
         inner = self.rows[: self.count, :-1]

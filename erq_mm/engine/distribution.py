@@ -7,7 +7,8 @@ import torch
 from mmengine.dist import broadcast, broadcast_object_list, get_rank, get_world_size
 from torch import nn
 
-from ..calibration.pipeline import Plan, swap_for_calibration
+from ..calibration.pipeline import swap_for_calibration
+from ..calibration.planning import Plan
 from ..calibration.report import Report
 from ..calibration.task import FunctionTask
 from ..core.quantizers import Quantizer

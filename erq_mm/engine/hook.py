@@ -18,7 +18,7 @@ from rich.progress import Progress
 from torch import nn
 
 from ..calibration.degenerate import clipping_watched, warn_of_clipping
-from ..calibration.pipeline import Plan
+from ..calibration.planning import Plan
 from ..calibration.recipes import RecipeLike
 from ..calibration.report import Report, check_writable
 from ..export.container import check_suffix

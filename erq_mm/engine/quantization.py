@@ -10,7 +10,8 @@ from rich.progress import Progress
 from torch import nn
 
 from ..calibration.checks import check_steps
-from ..calibration.pipeline import Plan, plan_quantization, quantize_
+from ..calibration.pipeline import quantize_
+from ..calibration.planning import Plan, plan_quantization
 from ..calibration.progress import new_progress
 from ..calibration.recipes import RecipeLike, resolve_recipe
 from ..calibration.report import Report

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 import erq_mm
-from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
+from erq_mm.calibration.pipeline import swap_for_calibration
+from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import resolve_recipe
 from erq_mm.calibration.samples import collect_samples
 from erq_mm.calibration.steps.hessian_search import NO_GRADIENT

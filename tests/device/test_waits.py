@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import erq_mm
-from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
+from erq_mm.calibration.pipeline import swap_for_calibration
+from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import resolve_recipe
 from erq_mm.calibration.reconstruction import capture, trainer
 from erq_mm.calibration.reconstruction.capture import capture_calls

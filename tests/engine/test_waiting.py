@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
-from erq_mm.calibration.pipeline import plan_quantization, quantize_
+from erq_mm.calibration.pipeline import quantize_
+from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import resolve_recipe
 from erq_mm.engine import waiting
 from erq_mm.engine.distribution import on_rank_zero, quantize_on_all_ranks

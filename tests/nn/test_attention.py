@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from erq_mm.calibration.pipeline import plan_quantization, swap_for_calibration
+from erq_mm.calibration.pipeline import swap_for_calibration
+from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import repq, resolve_recipe
 from erq_mm.calibration.steps import MODEL_STEPS
 from erq_mm.nn import ShiftedWindows, attention

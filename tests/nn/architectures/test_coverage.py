@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from erq_mm.calibration.pipeline import Plan, plan_quantization
+from erq_mm.calibration.planning import Plan, plan_quantization
 from erq_mm.calibration.recipes import resolve_recipe
 from erq_mm.nn.usage import Usage, observe_usage
 
