@@ -11,6 +11,18 @@ from .reservoir import Reservoir
 from .ridge import DualSystem, PrimalSystem, RidgeSystem
 
 ROWS_PER_CHUNK = 8192
+QUADRATIC_COLUMNS = 192  # of a block of a quadratic form
+
+
+def quadratic_form(change: Tensor, gram: Tensor) -> float:
+    """Return the trace of change gram change^T for a symmetric matrix; change is (rows, columns of the matrix)."""
+    total, step = 0.0, max(QUADRATIC_COLUMNS, -(-len(gram) // 4))
+    for start in range(0, len(gram), step):  # what lies right of the diagonal's blocks counts twice
+        block = change[:, start : start + step]
+        product = block @ gram[start : start + step, start:]
+        total += float((product[:, : block.shape[1]] * block).sum(dtype=torch.float64))
+        total += 2 * float((product[:, block.shape[1] :] * change[:, start + step :]).sum(dtype=torch.float64))
+    return total
 
 
 class GramStats:
@@ -34,18 +46,22 @@ class GramStats:
         size = in_features + 1
         self.gram = weight.new_zeros(size, size)
         self.cross = weight.new_zeros(size, out_features if self.keeps_output_error else in_features)
-        self._energy, self.count = weight.new_zeros((), dtype=torch.float64), 0
+        if self.keeps_output_error:  # sum of ||W e||^2
+            self._squares = weight.new_zeros((), dtype=torch.float64)
+        else:  # sum of e e^T: cheaper than every row's W e, which nothing else needs
+            self._squares = weight.new_zeros(in_features, in_features)
+        self.count = 0
         self._output_cross: Tensor | None = None
+        self._energy: float | None = None
 
     def add(self, x: Tensor, x_q: Tensor) -> None:
         """Add rows, both (rows, in)."""
-        self._output_cross = None
+        self._output_cross = self._energy = None
         for part, part_q in zip(x.split(ROWS_PER_CHUNK), x_q.split(ROWS_PER_CHUNK), strict=True):
             self._add_chunk(part - part_q, part_q)
 
     def _add_chunk(self, input_error: Tensor, x_q: Tensor) -> None:
-        output_error = input_error @ self.weight.T
-        target = output_error if self.keeps_output_error else input_error
+        target = input_error @ self.weight.T if self.keeps_output_error else input_error
         inner = slice(0, x_q.shape[1])
         self.gram[inner, inner].addmm_(x_q.T, x_q)
         column_sum = x_q.sum(0)
@@ -54,13 +70,20 @@ class GramStats:
         self.gram[-1, -1] += len(x_q)
         self.cross[inner].addmm_(x_q.T, target)
         self.cross[-1] += target.sum(0)
-        flat = output_error.reshape(-1)
-        self._energy += torch.dot(flat, flat)
+        if self.keeps_output_error:
+            flat = target.reshape(-1)
+            self._squares += torch.dot(flat, flat)
+        else:
+            self._squares.addmm_(input_error.T, input_error)
         self.count += len(x_q)
 
     @property
     def energy(self) -> float:
-        return float(self._energy)
+        if self.keeps_output_error:
+            return float(self._squares)
+        if self._energy is None:  # sum e^T (W^T W) e, computed once, after the last row
+            self._energy = float(((self.weight.T @ self.weight) * self._squares).sum(dtype=torch.float64))
+        return self._energy
 
     def output_cross(self) -> Tensor:
         """Return sum [x_q, 1] (W (x - x_q))^T, (in + 1, out); computed once, after the last row."""
@@ -83,7 +106,7 @@ class GramStats:
     def output_mse(self, change: Tensor) -> float:
         """Return the mean of ||W x - (W + change) x_q||^2 over rows and outputs; `change` is (out, in + 1)."""
         linear = float((change * self.output_cross().T).sum(dtype=torch.float64))
-        quadratic = float(((change @ self.gram) * change).sum(dtype=torch.float64))
+        quadratic = quadratic_form(change, self.gram)
         return max(self.energy - 2 * linear + quadratic, 0.0) / max(self.count * len(change), 1)
 
 

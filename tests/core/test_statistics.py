@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from erq_mm.core.statistics import GramStats, RowStats
+from erq_mm.core.statistics import GramStats, RowStats, quadratic_form
 
 from .layer_problem import make_problem
 
@@ -27,6 +27,20 @@ def test_output_error_of_any_change(kind: type) -> None:
     problem = make_problem()
     change = 0.1 * torch.randn(4, 11).double()
     assert problem.stats(kind).output_mse(change) == pytest.approx(float(problem.output_error(change)))
+
+
+@pytest.mark.parametrize('size', [1, 192, 193, 401, 1000])
+def test_quadratic_form_takes_every_pair_of_columns(size: int) -> None:
+    rows, change = torch.randn(50, size).double(), torch.randn(3, size).double()
+    assert quadratic_form(change, rows.T @ rows) == pytest.approx(float((change @ rows.T).square().sum()))
+
+
+def test_energy_follows_rows_that_arrive_after_it_was_asked_for() -> None:
+    problem = make_problem(outputs=25)
+    stats = problem.stats()
+    before = stats.energy
+    stats.add(problem.x, problem.x_q)
+    assert stats.energy == pytest.approx(2 * before)
 
 
 def test_rows_and_sums_agree_while_all_rows_fit() -> None:
