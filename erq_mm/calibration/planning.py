@@ -126,7 +126,7 @@ def _choose_image_grid(plan: Plan, name: str, images: Mapping[str, PixelLevels |
     if spec.bits != PIXEL_BITS:
         found: PixelLevels | str | None = f'it has {spec.bits} bits, pixels {PIXEL_BITS}'
     else:
-        found = images and images.get(name, 'the first calibration image does not reach it')
+        found = None if images is None else images.get(name, 'the first calibration image does not reach it')
     if isinstance(found, str):
         plan.notes.append(f'image without exact pixels: {name} has one range for all channels: {found}')
         return
