@@ -38,7 +38,7 @@ class Classifier(nn.Module):
 
 
 def images(low: int = 40, high: int = 90) -> list[Tensor]:
-    """Return dark 8-bit images, normalised; sides are no multiples of 4, so that the patch embedding pads with zeros."""
+    """Return dark 8-bit images, normalised; their sides are no multiples of 4, so the patch embedding pads."""
     mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (LEVELS.mean, LEVELS.deviation))
     generator = torch.Generator().manual_seed(0)
     pixels = [torch.randint(low, high, (1, 3, 30, 26), generator=generator) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The levels of a model's data preprocessor are those of the images that it gives: grey, BGR, RGB, padded, as they are."""
+"""The levels of a model's data preprocessor are those of the images that it gives: grey, BGR, RGB, padded."""
 
 from types import SimpleNamespace
 from typing import Any
