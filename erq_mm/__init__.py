@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # for editors; HOMES says the same
     from .calibration.report import Report as Report
     from .calibration.task import CalibrationTask as CalibrationTask
     from .calibration.task import ClassifierTask as ClassifierTask
+    from .core.pixel_levels import PixelLevels as PixelLevels
     from .export.checkpoint import save_quantized as save_quantized
     from .export.integer import deploy_ as deploy_
     from .loading import load_quantized as load_quantized
@@ -22,6 +23,7 @@ HOMES = {
     'RECIPES': 'calibration.recipes',
     'CalibrationTask': 'calibration.task',
     'ClassifierTask': 'calibration.task',
+    'PixelLevels': 'core.pixel_levels',
     'Report': 'calibration.report',
     'deploy_': 'export.integer',
     'load_quantized': 'loading',

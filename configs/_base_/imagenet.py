@@ -47,4 +47,5 @@ env_cfg = dict(cudnn_benchmark=False, mp_cfg=dict(mp_start_method='fork'), dist_
 log_level = 'INFO'
 load_from = None
 resume = False
-published_recipe = dict(type='erq', lam_mode='sum', lam=1e4)  # the papers' damping, DeiT-T has its own
+# the papers' damping, of which DeiT-T has its own, and their grid of the image
+published_recipe = dict(type='erq', lam_mode='sum', lam=1e4, image='published')

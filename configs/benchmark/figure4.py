@@ -11,6 +11,7 @@ recipes = [
     dict(type='erq', lam_mode='relative', lam=lam, label=f'lambda = {lam:g}', x=lam)
     for lam in (1e-4, 1e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0)
 ]
+image = 'published'  # one range for all channels, as in the papers' protocols
 baseline = 'lambda = 0.1'
 figures = ['curve']
 curve = dict(label='lambda / mean diagonal', log=True)

@@ -12,6 +12,7 @@ recipes = [
     dict(type='erq', lam_mode='sum', lam=lam, label=f'lambda = {lam:g}', x=lam)
     for lam in (1e1, 1e2, 1e3, 1e4, 1e5, 1e6)
 ]
+image = 'published'  # one range for all channels, as in the papers' protocols
 images = [32]
 baseline = 'lambda = 10000'
 figures = ['curve']

@@ -10,6 +10,7 @@ note = (
     'image, all layers of the detector, mask head included.'
 )
 recipes = ['erq']
+image = 'published'  # one range for all channels, as in the papers' protocols
 bits = ['W8A8', 'W6A6', 'W4A8', 'W4A4', 'W3A3']
 scopes = ['linears', 'all']
 columns = ['size', 'operations', 'box', 'mask']

@@ -24,6 +24,7 @@ recipes = [
     dict(type='mgrq', preset='fast', label='mgrq'),
     dict(type='aphq', preset='fast', label='aphq'),
 ]
+image = 'published'  # one range for all channels, as in the papers' protocols
 bits = ['W8A8', 'W4A4']
 baseline = 'repq'
 figures = ['accuracy', 'seconds']

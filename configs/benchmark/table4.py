@@ -15,6 +15,7 @@ recipes = [
     dict(type='erq', rounding=None, label='Aqer + Ridge'),
     dict(type='erq', label='all (ERQ)'),
 ]
+image = 'published'  # one range for all channels, as in the papers' protocols
 baseline = 'base'
 figures = ['accuracy', 'error_ratios']
 published = 'components'

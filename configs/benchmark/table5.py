@@ -10,6 +10,7 @@ recipes = [
     dict(type='erq', rounding='paper', k=2, label='k = 2', x=2),
     dict(type='erq', rounding='paper', k=3, label='k = 3', x=3),
 ]
+image = 'published'  # one range for all channels, as in the papers' protocols
 baseline = 'k = 0'
 figures = ['curve']
 curve = dict(label='k, flips per iteration')

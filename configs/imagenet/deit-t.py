@@ -16,4 +16,5 @@ pipeline = [
 ]
 val_dataloader = dict(dataset=dict(pipeline=pipeline))
 test_dataloader = dict(dataset=dict(pipeline=pipeline))
-published_recipe = dict(type='erq', lam_mode='sum', lam=1e3)  # the paper's damping, see *_erq-published-w4a4.py
+# the paper's damping and its grid of the image, see *_erq-published-w4a4.py
+published_recipe = dict(type='erq', lam_mode='sum', lam=1e3, image='published')

@@ -40,8 +40,11 @@ class Cell:
         """Return everything that decides the result, the code itself aside (`provenance.code_digest`)."""
         values: dict[str, Any] = {'format': FORMAT, 'kind': self.kind, 'detector': self.detector.digest()}
         if self.recipe is not None:
-            values['recipe'] = dataclasses.asdict(resolve_recipe(self.recipe))
+            recipe = resolve_recipe(self.recipe)
+            values['recipe'] = dataclasses.asdict(recipe)
             values['recipe'].pop('note', None)  # says something, decides nothing
+            if not recipe.has_exact_pixels('image'):  # as all cells were before there was a choice
+                values['recipe'].pop('image')
         if self.recipe is not None or self.kind != 'accuracy':
             values |= {key: getattr(self, key) for key in ('w_bits', 'a_bits', 'images', 'seed', 'scope')}
         return values
@@ -77,7 +80,8 @@ def _recipe_name(recipe: RecipeLike) -> str:
         return recipe
     if not isinstance(recipe, dict):
         return 'steps'
-    options = [f'{key}={value}' for key, value in recipe.items() if key != 'type']
+    # published images have no name: all cells were that before there was a choice
+    options = [f'{k}={v}' for k, v in recipe.items() if k != 'type' and (k, v) != ('image', 'published')]
     return re.sub(r'[^\w=.+-]', '', '-'.join([str(recipe['type']), *options]))[:80]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..calibration.checks import check_steps
 from ..calibration.recipes import FAST_RECIPES, RECIPES, RecipeLike, resolve_recipe, spell_out
+from ..calibration.recipes.base import IMAGE_GRIDS
 from ..core.spec import check_bits
 from ..nn.structure import SCOPES
 
@@ -36,11 +37,12 @@ def unknown_key_error(what: str, key: str, allowed: Iterable[str]) -> ValueError
     return ValueError(f'{what} {key!r}' + (f', did you mean {close[0]!r}?' if close else '') + f' (known: {allowed})')
 
 
-def choose_recipe(entry: Any) -> RecipeChoice:
+def choose_recipe(entry: Any, image: str = IMAGE_GRIDS[0]) -> RecipeChoice:
     """Return the row that an entry of `recipes` means.
 
     Args:
         entry: a name, `dict(type=, option=, label=, x=)`, `dict(steps=[...], label=)`, or a list of steps.
+        image: grid of the image where the entry says none, of `IMAGE_GRIDS`; tables do not repeat it in every row.
 
     Raises:
         ValueError: unknown recipe, step or option, options that contradict each other.
@@ -65,12 +67,17 @@ def choose_recipe(entry: Any) -> RecipeChoice:
         name = recipe.get('type')
         if name not in RECIPES:
             raise unknown_key_error('unknown recipe', str(name), [*RECIPES, *FAST_RECIPES])
+    label = label or _label(recipe)
+    if image != IMAGE_GRIDS[0]:
+        if not isinstance(recipe, Mapping):
+            raise ValueError(f'recipe {label!r} of steps takes no image={image!r}: name a recipe')
+        recipe = {'image': image} | recipe
     try:
         resolved = resolve_recipe(recipe)
         check_steps(resolved)
     except (TypeError, ValueError) as error:
         raise ValueError(f'recipe {entry}: {error}') from error
-    return RecipeChoice(label or _label(recipe), recipe, name, x)
+    return RecipeChoice(label, recipe, name, x)
 
 
 def _label(recipe: RecipeLike) -> str:

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from .. import engine  # noqa: F401  registers the plugin
 from ..calibration.progress import new_progress
+from ..calibration.recipes.base import IMAGE_GRIDS
 from .cells import Store
 from .detectors import prepare_data
 from .latency.run import main as latency
@@ -24,7 +25,19 @@ from .study import COLUMNS, FIGURES, FLOAT, Study, build_study, load_study
 from .tables import console_table
 
 ROOT = Path(__file__).parent.parent.parent  # of a clone, where the demo detectors are
-GRID_FLAGS = ('detectors', 'recipes', 'bits', 'images', 'seeds', 'scopes', 'columns', 'figures', 'baseline', 'title')
+GRID_FLAGS = (
+    'detectors',
+    'recipes',
+    'bits',
+    'images',
+    'seeds',
+    'scopes',
+    'columns',
+    'figures',
+    'image',
+    'baseline',
+    'title',
+)
 
 
 def main(description: str | None = None, arguments: list[str] | None = None) -> None:
@@ -76,6 +89,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     grid.add_argument('--images', nargs='+', type=int, help='numbers of calibration images')
     grid.add_argument('--seeds', nargs='+', type=int, help='of the choice of calibration images')
     grid.add_argument('--scopes', nargs='+', help='linears, all')
+    grid.add_argument('--image', help=f'grid of the image: {", ".join(IMAGE_GRIDS)}')
     grid.add_argument('--baseline', help='label of the row that differences are against (default: float)')
     grid.add_argument('--columns', nargs='+', help=f'of the tables: {", ".join(COLUMNS)}')
     grid.add_argument('--figures', nargs='*', help=f'plots: {", ".join(FIGURES)}')

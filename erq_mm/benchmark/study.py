@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ..analysis.error_ratios import BASE, COMPONENTS
+from ..calibration.recipes.base import IMAGE_GRIDS
 from ..engine.shipped_configs import is_shipped, shipped_config
 from .cells import KINDS, Cell
 from .choices import (
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     'images': [16],
     'seeds': [0],
     'scopes': ['linears'],
+    'image': IMAGE_GRIDS[0],
     'baseline': FLOAT,
     'columns': None,
     'figures': ['accuracy'],
@@ -55,6 +57,7 @@ class Study:
     Attributes:
         name: of the files that come out.
         title, note: heading, and a sentence or two below it.
+        image: grid of the image, of recipes that do not say it themselves: `pixels` or `published`.
         baseline: label of the row the differences are against.
         columns, figures, analyses: what is shown, of `COLUMNS`, `FIGURES`, `ANALYSES`.
         published: key of the table of published figures, or None.
@@ -70,6 +73,7 @@ class Study:
     images: tuple[int, ...]
     seeds: tuple[int, ...]
     scopes: tuple[str, ...]
+    image: str
     baseline: str
     columns: tuple[str, ...]
     figures: tuple[str, ...]
@@ -108,7 +112,7 @@ class Study:
 
 def component_cell(study: Study, detector: Detector, options: Mapping[str, Any]) -> Cell:
     """Return the run of `erq` with these options, at the first bits, number of images, seed and scope of the grid."""
-    recipe = {'type': 'erq', **options}
+    recipe = choose_recipe({'type': 'erq', **options}, study.image).recipe
     return Cell('accuracy', detector, recipe, *study.bits[0], study.images[0], study.seeds[0], study.scopes[0])
 
 
@@ -144,11 +148,13 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
     if not values['recipes'] and not values['analyses']:
         raise ValueError("nothing to run: give recipes=['rtn', 'repq', 'erq'] or analyses")
     detectors = tuple(resolve_detector(entry, root) for entry in values.pop('detectors'))
+    if values['image'] not in IMAGE_GRIDS:
+        raise unknown_key_error('unknown image', str(values['image']), IMAGE_GRIDS)
     values['columns'] = _default_columns(values, detectors) if values['columns'] is None else values['columns']
     study = Study(
         name=name,
         detectors=detectors,
-        recipes=tuple(choose_recipe(entry) for entry in values.pop('recipes')),
+        recipes=tuple(choose_recipe(entry, values['image']) for entry in values.pop('recipes')),
         bits=tuple(parse_bits(text) for text in values.pop('bits')),
         curve=_check_curve(values.pop('curve')),
         title=values.pop('title') or name,

@@ -95,6 +95,7 @@ def _detector_table(study: Study, all_rows: list[Row], detector: object) -> Tabl
         for row in rows
     ]
     notes = [_interval_note(study), _load_note(study, rows), *published.notes(), *_missing_note(study, rows)]
+    notes.append(_image_note(study))
     return Table(detector.title, [*keys, *headings, *published.headings], texts, [note for note in notes if note])
 
 
@@ -125,6 +126,13 @@ def _load_note(study: Study, rows: list[Row]) -> str:
     if 'seconds' not in study.columns or not jobs or jobs == [1]:
         return ''
     return f'Seconds were measured with {" or ".join(map(str, jobs))} cells side by side, which stretches them.'
+
+
+def _image_note(study: Study) -> str:
+    is_published = study.recipes and study.image == 'published'
+    return (
+        "The image has one fitted range for all channels, as published (`image = 'published'`)." if is_published else ''
+    )
 
 
 def _missing_note(study: Study, rows: list[Row]) -> list[str]:

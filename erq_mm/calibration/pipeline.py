@@ -1,6 +1,6 @@
 """Quantize a model in place: swap the layers, run the steps of the recipe, switch the quantizers on."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import groupby
@@ -11,12 +11,14 @@ import torch
 from rich.progress import Progress
 from torch import nn
 
+from ..core.pixel_levels import PixelLevels
 from ..core.spec import QuantSpec
 from ..nn.swap import restored_on_error, swap_
 from ..nn.usage import Usage, observe_usage
 from .devices import check_devices
 from .function_guard import FunctionGuard
 from .memory import PeakMemory
+from .pixels import pixels_watched
 from .planning import Overrides, Plan, plan_quantization
 from .progress import track
 from .recipes import Recipe, RecipeLike, resolve_recipe
@@ -77,7 +79,8 @@ def quantize_(
     fitted a failure leaves the float model. If calibration fails after that the model is half quantized: load it again.
     """
     recipe, task = resolve_recipe(recipe), as_task(run_calibration)
-    plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {})  # every error that needs no forward
+    wanted = w_bits, a_bits, scope, overrides or {}
+    image_layers = plan_quantization(model, recipe, *wanted).image_layers()  # raises what needs no forward
     check_task(task, model, needs(recipe), recipe.name, recipe.images)
     check_devices(model, task)
     store = None
@@ -93,8 +96,8 @@ def quantize_(
     with stopwatch.measure('total'), PeakMemory(model) as memory, torch.no_grad(), full_precision():
         guard = FunctionGuard() if same_function else None
         with stopwatch.measure('probe'):
-            usage = _probe(model, task, guard, full_account)
-        plan = plan_quantization(model, recipe, w_bits, a_bits, scope, overrides or {}, usage)
+            usage, images = _probe(model, task, guard, full_account, image_layers)
+        plan = plan_quantization(model, recipe, *wanted, usage, images)
         del usage
         if on_plan is not None:
             on_plan(plan)
@@ -113,22 +116,30 @@ def quantize_(
                 calibration.forget_proof()
         for state in calibration.sites:
             state.activate()
-    report.reconstruction, report.notes = calibration.units, [*report.notes, *calibration.notes]
+    report.reconstruction, report.notes = calibration.units, [*report.notes, *plan.notes, *calibration.notes]
     report.checks = {'same_function': guard.findings if guard else 'off', 'full_account': full_account or 'off'}
     report.layers = [state.report for state in calibration.sites]
     report.peak_memory_bytes = memory.peak_bytes
     return report
 
 
-def _probe(model: nn.Module, task: CalibrationTask, guard: FunctionGuard | None, full_account: bool) -> Usage | None:
+def _probe(
+    model: nn.Module,
+    task: CalibrationTask,
+    guard: FunctionGuard | None,
+    full_account: bool,
+    image_layers: Sequence[str],
+) -> tuple[Usage | None, dict[str, PixelLevels | str]]:
     """Run the first image through the float model, if anything is to be learned from that."""
+    levels = task.pixel_levels(model) if image_layers else None
     with ExitStack() as stack:
+        images = stack.enter_context(pixels_watched(model, image_layers, levels))
         usage = stack.enter_context(observe_usage(model)) if full_account else None
         if guard is not None:
             stack.enter_context(guard.remember(model))
-        if usage is not None or guard is not None:
+        if usage is not None or guard is not None or levels is not None:
             task.forward(model, 0)
-    return usage
+    return usage, images
 
 
 def swap_for_calibration(
@@ -140,6 +151,8 @@ def swap_for_calibration(
 ) -> Calibration:
     """Swap the planned layers, unfitted, and return the state the steps work on."""
     modules = swap_(model, plan.sites, plan.weight_specs, _module_specs(plan))
+    for name, levels in plan.levels.items():
+        modules[name].input_quantizer.set_levels(levels)
     states, task = [], as_task(task)
     for site in plan.sites:
         module, specs = modules[site.name], plan.input_specs[site.name]

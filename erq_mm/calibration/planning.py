@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 
 from torch import nn
 
-from ..core.spec import QuantSpec, check_bits
+from ..core.pixel_levels import PixelLevels
+from ..core.spec import PIXEL_BITS, QuantSpec, check_bits
 from ..nn.structure import OUTSIDE_SCOPE, Site, find_sites
 from ..nn.usage import Usage
 from .account import account
@@ -21,13 +22,25 @@ Overrides = Mapping[str, Mapping[str, int] | str]
 
 
 class Plan:
-    """Which sites are quantized with which specs; nothing is touched yet."""
+    """Which sites are quantized with which specs; nothing is touched yet.
+
+    Attributes:
+        float_layers: (name, reason) of layers that stay float.
+        levels: of the layers that get exact pixels.
+        notes: lines for the report.
+    """
 
     def __init__(self, float_layers: list[tuple[str, str]]) -> None:
         self.float_layers = float_layers
         self.sites: list[Site] = []
         self.weight_specs: dict[str, QuantSpec] = {}
         self.input_specs: dict[str, tuple[QuantSpec, ...]] = {}
+        self.levels: dict[str, PixelLevels] = {}
+        self.notes: list[str] = []
+
+    def image_layers(self) -> list[str]:
+        """Return the layers that are meant to get exact pixels."""
+        return [name for name, specs in self.input_specs.items() if specs[0].grid == 'pixels']
 
 
 def plan_quantization(
@@ -38,11 +51,14 @@ def plan_quantization(
     scope: str,
     overrides: Overrides,
     usage: Usage | None = None,
+    images: Mapping[str, PixelLevels | str] | None = None,
 ) -> Plan:
     """Decide everything that can be decided without touching the model; raises as `quantize_` does.
 
     Args:
         usage: of a forward of the model; with it, what is used otherwise than as a layer stays float and is listed.
+        images: what the first image has shown of the layers that want exact pixels: the levels, or why there are none.
+            Without it nothing is decided about them.
     """
     check_bits('w_bits', w_bits)
     check_bits('a_bits', a_bits)
@@ -65,6 +81,8 @@ def plan_quantization(
         plan.sites.append(site)
         plan.weight_specs[site.name] = recipe.weight_spec(site, setting['w_bits'])
         plan.input_specs[site.name] = tuple(_input_spec(recipe, site, role, setting) for role in site.roles)
+        if recipe.has_exact_pixels(site.roles[0]):
+            _choose_image_grid(plan, site.name, images)
     if not plan.sites:
         raise ValueError('overrides leave no layer to quantize')
     return plan
@@ -100,6 +118,21 @@ def _input_spec(recipe: Recipe, site: Site, role: str, setting: dict[str, Any]) 
     if spec.granularity == 'channel' and site.norm is None:
         spec = replace(spec, granularity='tensor', grid='uniform')
     return spec
+
+
+def _choose_image_grid(plan: Plan, name: str, images: Mapping[str, PixelLevels | str] | None) -> None:
+    """Give a layer the levels of the pixels; where there are none it keeps its grid, and a note says why."""
+    (spec,) = plan.input_specs[name]
+    if spec.bits != PIXEL_BITS:
+        found: PixelLevels | str | None = f'it has {spec.bits} bits, pixels {PIXEL_BITS}'
+    else:
+        found = None if images is None else images.get(name, 'the first calibration image does not reach it')
+    if isinstance(found, str):
+        plan.notes.append(f'image without exact pixels: {name} has one range for all channels: {found}')
+        return
+    plan.input_specs[name] = (replace(spec, grid='pixels'),)
+    if found is not None:
+        plan.levels[name] = found
 
 
 def _apply_overrides(

@@ -7,6 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.pixel_levels import PixelLevels
+
 Predictions = tuple[Tensor, ...]
 
 
@@ -39,6 +41,13 @@ class CalibrationTask(ABC):
     def identity(self) -> list[Any]:
         """Return what tells these images from others (ids), to recognise results that were computed with them."""
         return [len(self)]
+
+    def pixel_levels(self, model: nn.Module) -> PixelLevels | None:
+        """Return mean and deviation with which the model gets its images normalised, or None where they are not known.
+
+        Whether they are right is seen on the first image.
+        """
+        return None
 
     def offers(self, model: nn.Module) -> set[str]:
         """Return what else there is with this model, of 'loss' (`HasLoss`) and 'predictions' (`HasPredictions`)."""
@@ -98,12 +107,13 @@ class ClassifierTask(CalibrationTask):
     Args:
         batches: what the model is called with, one tensor each.
         temperature: of the divergence KL(softmax(reference / T) || softmax(logits / T)).
+        levels: mean and deviation, in pixels, of 8-bit images in the batches; with them the image is quantized exactly.
     """
 
-    def __init__(self, batches: Sequence[Tensor], temperature: float = 1.0) -> None:
+    def __init__(self, batches: Sequence[Tensor], temperature: float = 1.0, levels: PixelLevels | None = None) -> None:
         if not batches:
             raise ValueError('calibration needs at least one batch, got none')
-        self.batches, self.temperature = list(batches), temperature
+        self.batches, self.temperature, self.levels = list(batches), temperature, levels
         self._classes: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -112,6 +122,9 @@ class ClassifierTask(CalibrationTask):
     def forward(self, model: nn.Module, index: int) -> None:
         logits = model(self.batches[index])
         self._classes.setdefault(index, logits.detach().argmax(-1))
+
+    def pixel_levels(self, model: nn.Module) -> PixelLevels | None:
+        return self.levels
 
     def loss(self, model: nn.Module, index: int) -> Tensor:
         logits = model(self.batches[index])

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 GRANULARITIES = ('tensor', 'channel', 'row')
 ACTIVATION_GRIDS = (
     'uniform', 'symmetric', 'log_sqrt2', 'log2', 'adaptive_log', 'adaptive_log_gelu', 'tan', 'twin_softmax',
-    'twin_gelu', 'power_of_two_factor',
+    'twin_gelu', 'power_of_two_factor', 'pixels',
 )  # fmt: skip
 WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 MIN_MAX = (1.0,)
+PIXEL_BITS = 8
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class QuantSpec:
         grids = WEIGHT_GRIDS if self.granularity == 'row' else ACTIVATION_GRIDS
         if self.grid not in grids:
             raise ValueError(f'grid must be one of {grids}, got {self.grid!r}')
+        if self.grid == 'pixels' and self.bits != PIXEL_BITS:
+            raise ValueError(f"grid 'pixels' has {PIXEL_BITS} bits, got {self.bits!r}")
         if self.outlier_share is not None and not 0 <= self.outlier_share < 1:
             raise ValueError(f'outlier_share must be None or in [0, 1), got {self.outlier_share!r}')
         object.__setattr__(self, 'percentiles', tuple(float(p) for p in self.percentiles))

@@ -11,6 +11,8 @@ from mmengine.evaluator import BaseMetric
 from torch import nn
 
 from ..calibration.task import CalibrationTask
+from ..core.pixel_levels import PixelLevels
+from .normalisation import levels_of
 
 # scope of mmengine's registries -> where its kind is, imported when a model or config of the kind is met
 HOMES = {'mmpretrain': '.classification.kind', 'mmdet': '.detection'}
@@ -22,6 +24,9 @@ class ImageTask(CalibrationTask):
     def idle_parts(self, model: nn.Module) -> list[str]:
         """Return the names of models inside `model` that no forward enters; they stay float."""
         return []
+
+    def pixel_levels(self, model: nn.Module) -> PixelLevels | None:
+        return levels_of(model)
 
 
 class ModelKind(ABC):

@@ -12,6 +12,7 @@ from erq_mm.benchmark.study import build_study, load_study
 
 from ..conftest import ROOT
 
+STEPS = [{'type': 'fit_activations'}, {'type': 'fit_weights'}]
 SHIPPED = sorted((ROOT / 'configs/benchmark').glob('*.py'))
 
 
@@ -47,6 +48,8 @@ def build(**values: object) -> object:
         ({'figures': ['curves']}, ["'curves'", "'curve'"]),
         ({'analyses': ['proxies']}, ["'proxies'", "'proxy'"]),
         ({'published': 'cocos'}, ["'cocos'", "'coco'"]),
+        ({'image': 'publishd'}, ["'publishd'", "did you mean 'published'"]),
+        ({'image': 'published', 'recipes': [{'steps': STEPS, 'label': 'mine'}]}, ["'mine' of steps takes no image"]),
         ({'curve': {'labell': 'k'}}, ["'labell'", "'label'"]),
     ],
 )
@@ -146,3 +149,18 @@ def test_a_fast_name_means_the_preset() -> None:
     assert choose_recipe({'type': 'qdrop_fast', 'iterations': 9}).label == 'qdrop preset=fast iterations=9'
     with pytest.raises(ValueError, match="unknown recipe 'qdrop_quick', did you mean 'qdrop.*'aphq_fast'"):
         choose_recipe('qdrop_quick')
+
+
+def test_a_grid_of_the_image_holds_for_every_recipe_that_says_none() -> None:
+    """Labels do not repeat it, and cells of the published one have the names of those that had no choice."""
+    entries = ['rtn', {'type': 'erq', 'rounding': None}, {'type': 'repq', 'image': 'pixels', 'label': 'exact'}]
+    exact, published = build(recipes=entries), build(recipes=entries, image='published')
+    assert [choice.label for choice in exact.recipes] == [choice.label for choice in published.recipes]
+    cells = [cell for cell in published.cells() if cell.recipe is not None]
+    assert [cell.decisive()['recipe'].get('image') for cell in cells] == [None, None, 'pixels']
+    assert [cell.name.split('_w4a4')[0] for cell in cells] == [
+        'mask_rtn', 'mask_erq-rounding=None', 'mask_repq-image=pixels',
+    ]  # fmt: skip
+    others = [cell for cell in exact.cells() if cell.recipe is not None]
+    assert all(cell.decisive()['recipe']['image'] == 'pixels' for cell in others)
+    assert {cell.key for cell in cells}.isdisjoint(cell.key for cell in others[:2])

@@ -15,6 +15,7 @@ from erq_mm.engine.graph_backends import deploy_with_backend_, register_graph_ba
 from ..export.onnx.conftest import ENGINES, without_products
 
 CONFIGS = {'mask': 'mask-rcnn_swin-mini', 'cascade': 'cascade-mask-rcnn_swin-mini'}
+KERNEL_GRIDS = {'type': 'rtn', 'image': 'published'}  # exact pixels have a scale per channel, which no kernel has
 PARTS = {
     'mask': ['backbone_neck', 'rpn_head', 'bbox_head', 'mask_head'],
     'cascade': ['backbone_neck', 'rpn_head', *(f'{kind}_head.{n}' for kind in ('bbox', 'mask') for n in range(3))],
@@ -55,9 +56,9 @@ def images(tiny_shapes) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope='module')
 def quantized(images) -> nn.Module:
-    """Return the Mask R-CNN in W4A8 with all convolutions, attention products float."""
+    """Return the Mask R-CNN in W4A8 with all convolutions, attention products float, the image on a kernel's grid."""
     model = load('mask')
-    erq_mm.quantize_(model, DetectorTask(images[:1], True), 'rtn', 4, 8, 'all')
+    erq_mm.quantize_(model, DetectorTask(images[:1], True), KERNEL_GRIDS, 4, 8, 'all')
     return without_products(model)
 
 
@@ -126,7 +127,7 @@ def test_registrations_have_the_options_of_their_engines(quantized) -> None:
 @pytest.mark.parametrize('w_bits', [4, 6])
 def test_cascade_stage_by_stage(engine, images, w_bits: int) -> None:
     model = load('cascade')
-    erq_mm.quantize_(model, DetectorTask(images[:1], True), 'rtn', w_bits, 8, 'all')
+    erq_mm.quantize_(model, DetectorTask(images[:1], True), KERNEL_GRIDS, w_bits, 8, 'all')
     model = without_products(model)
     expected = detect(model, images)
     deployment = deploy_with_backend_(model, engine, threads=1)

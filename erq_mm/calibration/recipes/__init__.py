@@ -5,7 +5,7 @@ from inspect import signature
 from typing import Any
 
 from .adalog import adalog
-from .base import Recipe
+from .base import IMAGE_GRIDS, Recipe
 from .closed_form import REPQ_ACTIVATIONS, erq, erq_tpami, gptq, repq, rtn
 from .dopq import dopq
 from .fq_vit import fq_vit
@@ -46,7 +46,8 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
     """Return the recipe meant by a name, by `{'type': name, option: value}`, or by a list of steps.
 
     `NAME_fast` is the recipe NAME with `preset='fast'`. A list of steps gets the quantizers of RepQ-ViT. Besides its
-    own options every recipe has `deploy`: use only grids that integer kernels have (see `deployable`).
+    own options every recipe has `deploy`: use only grids that integer kernels have (see `deployable`); and `image`:
+    `pixels`, the image on its own levels, or `published`, on one fitted range.
 
     Raises:
         ValueError: unknown name or option, with those that exist; a method that cannot be deployed.
@@ -63,10 +64,12 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
         deploy = options.pop('deploy', False)
         if not isinstance(deploy, bool):
             raise ValueError(f'deploy of recipe {name!r} must be True or False, got {deploy!r}')
+        image = options.pop('image', IMAGE_GRIDS[0])
         try:
             built = RECIPES[name](**options)
         except TypeError as error:
             raise ValueError(f'recipe {name!r} with options {options}: {error}') from error
+        built = built.with_image(image)
         return built.for_deployment() if deploy else built
     steps = tuple(dict(step) for step in recipe)
     reparameterized = any(step.get('type') == 'reparameterize' for step in steps)

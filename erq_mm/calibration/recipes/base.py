@@ -9,6 +9,7 @@ from ...nn.structure import ROLES, Site
 from .deployable import DEPLOY_NOTE, check_deployable, why_float_in_deployment, with_kernel_grid
 
 IMAGE_BITS = 8  # the normalised image is quantized to 8 bits in all published protocols
+IMAGE_GRIDS = ('pixels', 'published')
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Recipe:
         images: the least number of calibration images the recipe works with.
         note: what the report has to say about the recipe, if anything.
         deploy: use only grids that integer kernels have, see `deployable`. Every recipe takes it as an option.
+        image: grid of the normalised image. `pixels`, its own 256 levels per channel, which reproduce it exactly
+            (`core.quantizers.pixels`); or `published`, the grid that `activations` say, one range for all channels
+            fitted to the calibration images. Every recipe takes it as an option. Kernels have one scale per input, so
+            `deploy` has the published grid always; so has a recipe whose `activations` choose a grid for the image.
     """
 
     name: str
@@ -35,11 +40,14 @@ class Recipe:
     images: int = 1
     note: str = ''
     deploy: bool = False
+    image: str = 'pixels'
 
     def __post_init__(self) -> None:
         unknown = sorted((set(self.activations) | set(self.weights)) - set(ROLES))
         if unknown:
             raise ValueError(f'recipe {self.name!r}: unknown roles {unknown}; roles are {list(ROLES)}')
+        if self.image not in IMAGE_GRIDS:
+            raise ValueError(f'image of recipe {self.name!r} must be one of {IMAGE_GRIDS}, got {self.image!r}')
         types = [step.get('type') for step in self.steps]
         channelwise = [
             r
@@ -54,9 +62,14 @@ class Recipe:
             check_deployable(self.name, self.steps, self.activations, (self.weight, *self.weights.values()))
 
     def input_spec(self, role: str, a_bits: int) -> QuantSpec:
-        """Return the spec of an activation quantizer."""
+        """Return the spec of an activation quantizer; of images with the grid to be used if pixels are not exact."""
         bits = IMAGE_BITS if role == 'image' else a_bits
         return QuantSpec(**{'bits': bits, 'percentiles': ACTIVATION_PERCENTILES} | dict(self.activations.get(role, {})))
+
+    def has_exact_pixels(self, role: str) -> bool:
+        """Whether the recipe wants the levels of the pixels for inputs of a role."""
+        is_chosen = 'grid' in self.activations.get(role, {})
+        return role == 'image' and self.image == 'pixels' and not self.deploy and not is_chosen
 
     def weight_spec(self, site: Site, w_bits: int) -> QuantSpec:
         """Return the spec of a weight quantizer."""
@@ -76,6 +89,10 @@ class Recipe:
             ValueError: the method is one of other grids.
         """
         return replace(self, deploy=True, note='; '.join(filter(None, (self.note, DEPLOY_NOTE))))
+
+    def with_image(self, image: str) -> 'Recipe':
+        """Return the recipe with another grid of the normalised image; raises ValueError for an unknown one."""
+        return replace(self, image=image)
 
     def with_images(self, images: int) -> 'Recipe':
         """Return the recipe asking for at least `images` calibration images."""

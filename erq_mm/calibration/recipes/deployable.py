@@ -4,7 +4,8 @@ Kernels multiply uint8 inputs, of one scale and an integer zero point, by int8 w
 point. Codes of up to 6 bits are that as they are (`code - zero_point` is exact in int8). Wider weights get symmetric
 rows: of 8 bits because the differences reach beyond int8; of 7 because CPUs without VNNI instructions add two products
 in 16 bits, and 2 * 255 * 64 fits while 2 * 255 * 127 does not. Products of attention stay float: on CPUs their integer
-kernels gain nothing, and they are what needs logarithmic grids.
+kernels gain nothing, and they are what needs logarithmic grids. The image has one fitted scale for all channels: exact
+pixels would need one per channel.
 """
 
 from collections.abc import Iterable, Mapping
@@ -17,7 +18,10 @@ from ...nn.structure import Site
 KERNEL_GRIDS = ('uniform', 'symmetric')
 PRODUCT_ROLES = ('query', 'key', 'value', 'post_softmax')
 ASYMMETRIC_BITS = 6
-DEPLOY_NOTE = 'deploy=True: grids of integer kernels (symmetric rows from 7 bits on, products of attention float)'
+DEPLOY_NOTE = (
+    'deploy=True: grids of integer kernels (symmetric rows from 7 bits on, products of attention float, one range for '
+    'the image)'
+)
 WAY_OUT = 'Leave deploy out, or take a recipe of uniform grids, such as erq, repq or rtn'
 
 

@@ -65,7 +65,7 @@ class UnitTrainer:
         self.learners = []
         for quantizer in self.unit.quantizers():
             quantizer.is_active = True
-            quantizer.learner = Learner(quantizer, options.scale_lr > 0, 0.0, self.source)
+            quantizer.learner = Learner(quantizer, options.scale_lr > 0 and quantizer.learns_scale, 0.0, self.source)
             self.learners.append(quantizer.learner)
         return self
 

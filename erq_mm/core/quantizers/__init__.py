@@ -8,6 +8,7 @@ from .base import Quantizer
 from .line_searched import LineSearchedQuantizer
 from .log2 import Log2Quantizer
 from .log_sqrt2 import LogSqrt2Quantizer
+from .pixels import PixelQuantizer
 from .power_of_two_factor import PowerOfTwoFactorQuantizer
 from .searched import SearchedQuantizer
 from .symmetric import SymmetricQuantizer
@@ -27,6 +28,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     'twin_softmax': TwinSoftmaxQuantizer,
     'twin_gelu': TwinGeluQuantizer,
     'power_of_two_factor': PowerOfTwoFactorQuantizer,
+    'pixels': PixelQuantizer,
 }
 
 
@@ -43,6 +45,7 @@ __all__ = [
     'QUANTIZERS',
     'LineSearchedQuantizer',
     'LogSqrt2Quantizer',
+    'PixelQuantizer',
     'Quantizer',
     'SearchedQuantizer',
     'UniformQuantizer',

@@ -26,12 +26,14 @@ class Quantizer(nn.Module, ABC):
         ignores_zeros: whether `observe` leaves zeros out because they are exact whatever the parameters are.
         offset: added to the values before the scale acts on them: Q(x) = s Q_1((x + offset) / s) - offset.
         scales_negative_values: whether that holds below zero, too; if not, nothing there depends on the scale.
+        learns_scale: whether a reconstruction may train the scale.
         learner: what a reconstruction puts in the place of `fake_quantize` (see `learning.Learner`), else None.
     """
 
     ignores_zeros = False
     offset = 0.0
     scales_negative_values = True
+    learns_scale = True
     scale: Tensor
     zero_point: Tensor
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ...core.quantizers import Quantizer
+from ...core.pixel_levels import LARGEST_PIXEL
+from ...core.quantizers import PixelQuantizer, Quantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...nn.architectures.base import LAYER_NORM
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
@@ -183,15 +184,28 @@ class LayerWriter:
         return self.graph.once((what, name), lambda: self.graph.constant(values, f'{name}.{what}'))
 
     def _float_input(self, layer: nn.Module, x: str) -> str:
-        """Return the input of a layer that runs in float: fake-quantized if its grid is affine, else as it is."""
+        """Return the input of a layer that runs in float: fake-quantized if its grid is simulated, else as it is."""
         quantizer = getattr(layer, 'input_quantizer', None)
         if quantizer is None or not _is_simulated(quantizer):
             return x
+        if isinstance(quantizer, PixelQuantizer):
+            return self._pixels(quantizer, x)
         scale, zero_point = quantizer.numbers['scale'], quantizer.numbers['zero_point']
         add, number = self.graph.add, lambda value: self.graph.constant(np.float32(value), 'grid')
         codes = add('Round', add('Mul', x, number(1 / scale)))
         clipped = add('Clip', codes, number(-zero_point), number(quantizer.spec.max_code - zero_point))
         return add('Mul', clipped, number(scale))
+
+    def _pixels(self, quantizer: PixelQuantizer, x: str) -> str:
+        """Return images, (images, channels, H, W), on the levels of their pixels, by the quantizer's own operations."""
+        add, constant = self.graph.add, self.graph.constant
+        mean, deviation = (
+            constant(values.detach().cpu().numpy().astype(np.float32)[:, None, None], 'pixels')
+            for values in (quantizer.mean, quantizer.deviation)
+        )
+        ends = constant(np.float32(0), 'pixels'), constant(np.float32(LARGEST_PIXEL), 'pixels')
+        pixels = add('Clip', add('Round', add('Add', add('Mul', x, deviation), mean)), *ends)
+        return add('Div', add('Sub', pixels, mean), deviation)
 
     def _record(self, layer: nn.Module, product: str) -> None:
         """Add a node to the layer's record."""
@@ -212,8 +226,11 @@ class LayerWriter:
 
 def _is_simulated(quantizer: Quantizer) -> bool:
     """Whether float operators of the graph do what an active quantizer does."""
-    is_affine = isinstance(quantizer, UniformQuantizer) and quantizer.is_active
-    return is_affine and (
+    if not quantizer.is_active:
+        return False
+    if isinstance(quantizer, PixelQuantizer):
+        return True
+    return isinstance(quantizer, UniformQuantizer) and (
         why_no_activation_kernel(quantizer) is None or quantizer.spec.grid in ('uniform', 'symmetric')
     )
 

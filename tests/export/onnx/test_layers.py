@@ -6,6 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from erq_mm.core.histogram import Histogram
+from erq_mm.core.pixel_levels import PixelLevels
+from erq_mm.core.quantizers import build_quantizer
+from erq_mm.core.spec import QuantSpec
 from erq_mm.export.backends import prove
 from erq_mm.export.onnx.graph import GraphBuilder
 from erq_mm.export.onnx.layers import LayerWriter
@@ -81,6 +85,23 @@ def test_non_integer_zero_point_is_simulated_in_float(engine) -> None:
     model, account = graph_of(layer, ('rows', 48))
     assert account.layers[0].runs_as == 'float' and 'zero point 100.4' in account.layers[0].reason
     torch.testing.assert_close(engine.load(model, 1).run([ROWS])[0], layer(ROWS).detach(), rtol=1e-5, atol=1e-5)
+
+
+def test_exact_pixels_are_simulated_in_float(engine) -> None:
+    """To the ends of the grid and beyond, with padding; the convolution itself is float, and the account says so."""
+    levels = PixelLevels((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    x = torch.nn.functional.pad(torch.randn(2, 3, 9, 11) * 3, (0, 1, 0, 3))
+    layer = quantized_layer(nn.Conv2d(3, 24, 4, 4), x)
+    layer.input_quantizer = build_quantizer(QuantSpec(8, grid='pixels'), 3)
+    layer.input_quantizer.set_levels(levels)
+    layer.input_quantizer.fit(Histogram(1))
+    layer.input_quantizer.is_active = True
+    model, account = graph_of(layer, ('n', 3, 'h', 'w'))
+    assert account.layers[0].runs_as == 'float'
+    assert account.layers[0].reason == "input grid 'pixels': no kernel has it"
+    torch.testing.assert_close(engine.load(model, 1).run([x])[0], layer(x).detach(), rtol=1e-5, atol=1e-5)
+    float_input = torch.nn.functional.conv2d(x, layer.weight, layer.bias, layer.stride)
+    assert (layer(x) - float_input).abs().max() > 1e-2  # it makes a difference
 
 
 def test_weight_beside_its_grid_is_refused() -> None:
