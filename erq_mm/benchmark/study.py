@@ -16,6 +16,7 @@ from .choices import (
     check_images,
     check_scopes,
     check_seeds,
+    check_test_images,
     choose_recipe,
     parse_bits,
     unknown_key_error,
@@ -39,6 +40,7 @@ DEFAULTS: dict[str, Any] = {
     'images': [16],
     'seeds': [0],
     'scopes': ['linears'],
+    'test_images': None,
     'baseline': FLOAT,
     'columns': None,
     'figures': ['accuracy'],
@@ -55,6 +57,7 @@ class Study:
     Attributes:
         name: of the files that come out.
         title, note: heading, and a sentence or two below it.
+        test_images: number of generated images that evaluate the demo's detectors; None means the demo's own.
         baseline: label of the row the differences are against.
         columns, figures, analyses: what is shown, of `COLUMNS`, `FIGURES`, `ANALYSES`.
         published: key of the table of published figures, or None.
@@ -70,6 +73,7 @@ class Study:
     images: tuple[int, ...]
     seeds: tuple[int, ...]
     scopes: tuple[str, ...]
+    test_images: int | None
     baseline: str
     columns: tuple[str, ...]
     figures: tuple[str, ...]
@@ -143,7 +147,8 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
             raise ValueError(f'{key} is empty; leave it out for the default {DEFAULTS[key]}')
     if not values['recipes'] and not values['analyses']:
         raise ValueError("nothing to run: give recipes=['rtn', 'repq', 'erq'] or analyses")
-    detectors = tuple(resolve_detector(entry, root) for entry in values.pop('detectors'))
+    check_test_images(values['test_images'])
+    detectors = tuple(resolve_detector(entry, root, values['test_images']) for entry in values.pop('detectors'))
     values['columns'] = _default_columns(values, detectors) if values['columns'] is None else values['columns']
     study = Study(
         name=name,
