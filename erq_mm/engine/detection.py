@@ -12,6 +12,7 @@ from torch import nn
 
 from .detector import DetectorTask
 from .model_kinds import ModelKind
+from .outputs import Outputs, watched_outputs
 
 
 class DetectorKind(ModelKind):
@@ -23,6 +24,11 @@ class DetectorKind(ModelKind):
 
     def task(self, images: Sequence[dict[str, Any]], scope: str, needs: set[str]) -> DetectorTask:
         return DetectorTask(images, with_masks=scope == 'all', with_labels='loss' in needs)
+
+    def outputs(self, model: nn.Module, task: DetectorTask, index: int) -> Outputs:
+        with watched_outputs(model) as found:
+            task.forward(model, index)
+        return found
 
     def init_model(self, config: Config, checkpoint: str, device: str) -> nn.Module:
         return init_detector(config, checkpoint, device=device)

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from torch import nn
+from torch import Tensor, nn
 
 from ..calibration.task import CalibrationTask
 
@@ -44,6 +44,13 @@ class ModelKind(ABC):
         Args:
             scope: of the quantization.
             needs: of the recipe, of 'loss' and 'predictions'.
+        """
+
+    @abstractmethod
+    def outputs(self, model: nn.Module, task: ImageTask, index: int) -> dict[str, list[Tensor]]:
+        """Return what `model` computes on one image of a task that has all parts (scope `all`), by part of the model.
+
+        The task must run the float model first; outputs of other models then pair with its own, place by place.
         """
 
     @abstractmethod
