@@ -22,13 +22,15 @@ from .choices import (
     unknown_key_error,
 )
 from .detectors import Detector, resolve_detector
+from .fidelity import PARTS
 from .protocols import METRICS, Metric
 from .published import TABLES
 
 FLOAT = 'float'
 MEASURED = tuple(METRICS) + tuple(f'{key}_difference' for key in METRICS)
-COLUMNS = (*MEASURED, 'seconds', 'memory', 'size', 'operations')
-FIGURES = ('accuracy', 'seconds', 'curve', 'error_ratios')
+FIDELITY = ('fidelity', 'fidelity_share') + tuple(f'fidelity_{part}' for part in PARTS)
+COLUMNS = (*MEASURED, *FIDELITY, 'seconds', 'memory', 'size', 'operations')
+FIGURES = ('accuracy', 'fidelity', 'seconds', 'curve', 'error_ratios')
 ANALYSES = KINDS[1:]
 LISTS = ('detectors', 'recipes', 'bits', 'images', 'seeds', 'scopes', 'columns', 'figures', 'analyses')
 DEFAULTS: dict[str, Any] = {
@@ -43,7 +45,7 @@ DEFAULTS: dict[str, Any] = {
     'test_images': None,
     'baseline': FLOAT,
     'columns': None,
-    'figures': ['accuracy'],
+    'figures': ['accuracy', 'fidelity'],
     'analyses': [],
     'published': None,
     'curve': None,
@@ -164,11 +166,11 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
 
 
 def _default_columns(values: Mapping[str, Any], detectors: Sequence[Detector]) -> list[str]:
-    """Return what the models are measured by, its differences, and the time, where anything is measured at all."""
+    """Return what the models are measured by, its differences, fidelity and time, where anything is measured at all."""
     if not values['recipes']:
         return []
     keys = [metric.key for metric in detectors[0].protocol.metrics]
-    return [*keys, *(f'{key}_difference' for key in keys), 'seconds']
+    return [*keys, *(f'{key}_difference' for key in keys), 'fidelity', 'seconds']
 
 
 def _check(study: Study) -> None:
