@@ -87,7 +87,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Row, Context], str]]] = {
     **{key: (metric.name, _measured(key)) for key, metric in METRICS.items()},
     **{f'{key}_difference': (f'{metric.name} - {{baseline}}', _difference(key)) for key, metric in METRICS.items()},
     'fidelity': (UNEXPLAINED, _fidelity(MEAN)),
-    'fidelity_share': ("unexplained, share of {{baseline}}'s", _fidelity_share),
+    'fidelity_share': ("unexplained, share of {baseline}'s", _fidelity_share),
     **{f'fidelity_{part}': (f'{UNEXPLAINED}: {name}', _fidelity(part)) for part, name in PARTS.items()},
     'seconds': ('calibration, s', lambda row, _: _number(row.seconds, '.1f')),
     'memory': ('calibration peak, MB', lambda row, _: _number(row.memory_mb, '.0f')),
