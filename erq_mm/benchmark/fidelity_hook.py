@@ -8,6 +8,7 @@ from mmengine.runner import Runner
 
 from ..engine.fidelity import held_out_images, measure_fidelity
 from ..engine.hook import ERQHook, unwrap
+from ..engine.model_kinds import kind_of_config
 from .analyses import load_detector
 from .detectors import Detector
 
@@ -30,7 +31,7 @@ class MeasureFidelity(Hook):
         report = next((hook.report for hook in runner.hooks if isinstance(hook, ERQHook)), None)
         if batch_idx == 0 and report is not None:
             config, float_model = load_detector(self.detector)
-            images = held_out_images(config, report.calibration)
+            images = held_out_images(config, report.calibration, kind_of_config(config).fidelity_images)
             if images is None:
                 report.notes.append('no fidelity: all images of the test split calibrated')
             else:

@@ -20,6 +20,7 @@ class DetectorKind(ModelKind):
 
     scope = 'mmdet'
     num_images = 1
+    fidelity_images = 16  # with a hundred thousand and more numbers each
     tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 
     def task(self, images: Sequence[dict[str, Any]], scope: str, needs: set[str]) -> DetectorTask:

@@ -6,7 +6,7 @@ Accuracy on some hundred images does not resolve half a point; outputs do, as th
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,17 @@ from ..calibration.precision import full_precision
 from ..core.unexplained import UnexplainedVariance
 from .calibration_data import CalibrationConfig, CalibrationImages, build_calibration_images
 from .image_choice import choose_images, find_images
-from .image_sets import ImageSet
+from .image_sets import ImageSet, image_folder, leaf_datasets
 from .model_kinds import kind_of
 from .outputs import Outputs
 from .split_sets import open_split
 
-IMAGES = 16
 SEED = 0
 SPLIT = 'test'
 BESIDE = ('mask',)  # parts that are not in the mean: detectors without a mask head stay comparable
 
 
-def held_out_images(config: Config, calibration: Mapping[str, Any], count: int = IMAGES) -> CalibrationImages | None:
+def held_out_images(config: Config, calibration: Mapping[str, Any], count: int) -> CalibrationImages | None:
     """Return up to `count` images of the test split that did not calibrate; None if there is no such image.
 
     A fixed seed chooses them, so that all recipes, bits and choices of calibration images are compared on the same
@@ -48,8 +47,20 @@ def held_out_images(config: Config, calibration: Mapping[str, Any], count: int =
 
 
 def _paths(config: Config, calibration: Mapping[str, Any]) -> set[str]:
+    """Return where the images that calibrated are, as far as the test split could have them."""
+    if not _may_overlap(config, calibration['split']):  # opening ImageNet once more takes minutes
+        return set()
     sets = open_split(config, calibration['split'], SPLIT, None)
     return {_path(image_set, index) for image_set, index in find_images(sets, calibration['image_ids'])}
+
+
+def _may_overlap(config: Config, split: str) -> bool:
+    """Whether a data set of a split has a folder of images, or one above or below it, in common with the test split."""
+    own, others = (
+        [os.path.realpath(image_folder(leaf)) for leaf in leaf_datasets(config[f'{name}_dataloader'].dataset)]
+        for name in (split, SPLIT)
+    )
+    return any(os.path.commonpath(pair) in pair for pair in product(own, others))
 
 
 def _path(image_set: ImageSet, index: int) -> str:

@@ -30,11 +30,13 @@ class ModelKind(ABC):
     Attributes:
         scope: of the package's registries.
         num_images: how many images calibrate if nobody says it, and the recipe needs no more.
+        fidelity_images: how many images its outputs are compared on with those of the float model.
         tta_model: config of the wrapper for test-time augmentation, where the config names none.
     """
 
     scope: str
     num_images: int
+    fidelity_images: int
     tta_model: dict[str, Any]
 
     @abstractmethod

@@ -148,13 +148,13 @@ def test_held_out_images_are_the_same_for_all_and_none_that_calibrated(pair: tup
     config = config_on(train, test)  # ids overlap (4 and 4), files do not
     chosen = [held_out_images(config, {'split': 'train', 'image_ids': ids}, 2).ids for ids in ([4], [1, 2])]
     assert chosen[0] == chosen[1] and len(chosen[0]) == 2 and set(chosen[0]) < {4, 5, 6}
-    assert sorted(held_out_images(config, {'split': 'train', 'image_ids': [1]}).ids) == [4, 5, 6]
-    assert held_out_images(config, {'split': 'test', 'image_ids': [4, 6]}).ids == [5]
-    same = config_on(train, train)
-    assert sorted(held_out_images(same, {'split': 'train', 'image_ids': [1, 3]}).ids) == [2, 4]
-    assert held_out_images(same, {'split': 'train', 'image_ids': [1, 2, 3, 4]}) is None
+    assert sorted(held_out_images(config, {'split': 'train', 'image_ids': [1]}, 16).ids) == [4, 5, 6]
+    assert held_out_images(config, {'split': 'test', 'image_ids': [4, 6]}, 16).ids == [5]
+    same = config_on(train | {'data_root': f'{train["data_root"]}/../{Path(train["data_root"]).name}'}, train)
+    assert sorted(held_out_images(same, {'split': 'train', 'image_ids': [1, 3]}, 16).ids) == [2, 4]
+    assert held_out_images(same, {'split': 'train', 'image_ids': [1, 2, 3, 4]}, 16) is None
 
 
 def test_images_without_objects_are_not_chosen(tmp_path: Path, mmdet_scope: None) -> None:
     config = config_on(write_set(tmp_path, 'a', [1]), write_set(tmp_path, 'b', [4, 5, 6], empty=[5]))
-    assert sorted(held_out_images(config, {'split': 'train', 'image_ids': [1]}).ids) == [4, 6]
+    assert sorted(held_out_images(config, {'split': 'train', 'image_ids': [1]}, 16).ids) == [4, 6]

@@ -19,6 +19,7 @@ class ClassifierKind(ModelKind):
     """Models of mmpretrain that derive from `BaseClassifier`."""
 
     scope = 'mmpretrain'
+    fidelity_images = 64  # with one row of logits each
     num_images = 32  # as in the papers of ERQ, RepQ-ViT, PTQ4ViT and DopQ-ViT
     tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
 
