@@ -18,24 +18,22 @@ from erq_mm.engine.calibration_data import CalibrationImages
 from erq_mm.engine.detector import DetectorTask
 from erq_mm.engine.fidelity import add_outputs, held_out_images, measure_fidelity, summary
 
-from ..conftest import ROOT
 from .small_sets import TEST, write_set
-from .zoo import small_config
+from .zoo import CONFIGS, small_config
 
 FPN = {f'fpn.{level}' for level in range(5)}
 RPN = {'rpn_cls', 'rpn_reg'}
 
 
 @pytest.fixture
-def build(tiny_shapes: Path, mmdet_scope: None) -> Callable[..., tuple[nn.Module, CalibrationImages]]:
+def build(
+    tiny_shapes: Path, mmdet_scope: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[nn.Module, CalibrationImages]]:
     """Return a function that builds a detector with random weights, and one or two images for it."""
 
     def make(name: str, count: int = 1) -> tuple[nn.Module, CalibrationImages]:
-        config = small_config('mask-rcnn' if name == 'cascade' else name, tiny_shapes)
-        if name == 'cascade':
-            demo = Config.fromfile(str(ROOT / 'configs/shapes/cascade-mask-rcnn_swin-mini_shapes.py'))
-            config.model = demo.model
-            config.model.test_cfg.rcnn.max_per_img = 20
+        monkeypatch.setitem(CONFIGS, 'cascade', 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
+        config = small_config(name, tiny_shapes)
         model = MODELS.build(config.model).eval()
         model.init_weights()
         return model, held_out_images(config, {'split': 'train', 'image_ids': [1]}, count)
