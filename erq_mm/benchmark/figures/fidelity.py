@@ -30,6 +30,7 @@ def fidelity_figure(study: Study, rows: list[Row]) -> tuple[bytes, str] | None:
 
 def _dots(panel: Axes, study: Study, rows: list[Row], names: list[str]) -> None:
     panel.set_xscale('log')
+    panel.xaxis.set_major_formatter('{x:g}')
     for index, bits in enumerate(bit_names(study)):
         shift = 0.18 * (index - (len(study.bits) - 1) / 2)
         style = {'color': COLOURS[index % len(COLOURS)], 'marker': MARKERS[index % len(MARKERS)]}
