@@ -54,9 +54,10 @@ class Cell:
         """Readable, not unique."""
         if self.recipe is None:
             what = 'float' if self.kind == 'accuracy' else self.kind
-            return f'{self.detector.name}_{what}'
+            return f'{self.detector.label}_{what}'
         bits = f'w{self.w_bits}a{self.a_bits}'
-        return f'{self.detector.name}_{_recipe_name(self.recipe)}_{bits}_{self.images}img_seed{self.seed}_{self.scope}'
+        recipe = _recipe_name(self.recipe)
+        return f'{self.detector.label}_{recipe}_{bits}_{self.images}img_seed{self.seed}_{self.scope}'
 
     @property
     def key(self) -> str:

@@ -119,6 +119,12 @@ def check_images(images: Sequence[Any], recipes: Sequence[RecipeChoice]) -> None
             )
 
 
+def check_test_images(number: Any) -> None:
+    """Raise ValueError for a number of generated test images that is none; None means the model's own test set."""
+    if number is not None and (isinstance(number, bool) or not isinstance(number, int) or number < 1):
+        raise ValueError(f'test_images must be a positive integer, or None for the test set there is, got {number!r}')
+
+
 def check_seeds(seeds: Sequence[Any]) -> None:
     """Raise ValueError for a seed that numpy and torch would refuse."""
     for seed in seeds:

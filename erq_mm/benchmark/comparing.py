@@ -26,18 +26,9 @@ from .tables import console_table
 
 ROOT = Path(__file__).parent.parent.parent  # of a clone, where the demo detectors are
 GRID_FLAGS = (
-    'detectors',
-    'recipes',
-    'bits',
-    'images',
-    'seeds',
-    'scopes',
-    'columns',
-    'figures',
-    'image',
-    'baseline',
-    'title',
-)
+    'detectors', 'recipes', 'bits', 'images', 'seeds', 'scopes', 'test_images', 'columns', 'figures', 'image',
+    'baseline', 'title',
+)  # fmt: skip
 
 
 def main(description: str | None = None, arguments: list[str] | None = None) -> None:
@@ -90,6 +81,12 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     grid.add_argument('--seeds', nargs='+', type=int, help='of the choice of calibration images')
     grid.add_argument('--scopes', nargs='+', help='linears, all')
     grid.add_argument('--image', help=f'grid of the image: {", ".join(IMAGE_GRIDS)}')
+    grid.add_argument(
+        '--test-images',
+        type=int,
+        metavar='N',
+        help='evaluate mask and cascade on N generated images, drawn once; the demo has 160',
+    )
     grid.add_argument('--baseline', help='label of the row that differences are against (default: float)')
     grid.add_argument('--columns', nargs='+', help=f'of the tables: {", ".join(COLUMNS)}')
     grid.add_argument('--figures', nargs='*', help=f'plots: {", ".join(FIGURES)}')

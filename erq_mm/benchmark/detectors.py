@@ -3,7 +3,7 @@
 import difflib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -26,18 +26,26 @@ class Detector:
     Attributes:
         name: short, for rows and file names.
         checkpoint: a file, or an address of a scheme that mmengine loads from, such as `timm://MODEL`.
-        options: `key=value` as for --cfg-options.
+        options: `key=value` as for --cfg-options; they say all that `test_images` does to the config.
+        test_images: number of generated images that evaluate a demo's detector in the place of its own, or None.
     """
 
     name: str
     config: str
     checkpoint: str
     options: tuple[str, ...] = ()
+    test_images: int | None = None
+
+    @property
+    def label(self) -> str:
+        """What files of its cells begin with."""
+        return self.name if self.test_images is None else f'{self.name}-test{self.test_images}'
 
     @property
     def title(self) -> str:
         """What tables call it."""
-        return TITLES.get(self.name, self.name)
+        title = TITLES.get(self.name, self.name)
+        return title if self.test_images is None else f'{title}, {self.test_images:,} test images'
 
     def load_config(self) -> Config:
         """Return the config with the options merged in."""
@@ -95,15 +103,19 @@ def _local_data(config: Config) -> list[Any]:
     return [leaf for leaf in leaves if leaf.get('backend_args') is None]
 
 
-def resolve_detector(entry: str | Mapping[str, Any], root: Path) -> Detector:
+def resolve_detector(entry: str | Mapping[str, Any], root: Path, test_images: int | None = None) -> Detector:
     """Return the model meant by a name or by `dict(config=, checkpoint=, options=[...], name=)`.
 
     Args:
         root: of the repository, where the demo models are.
+        test_images: evaluate on so many generated images; None means the test set of the config.
 
     Raises:
-        ValueError: unknown name or key. FileNotFoundError: config or checkpoint is missing.
+        ValueError: unknown name or key, or generated test images for a model of other data.
+        FileNotFoundError: config or checkpoint is missing.
     """
+    if test_images is not None:
+        return _check_files(_on_test_images(entry, root, test_images))
     if isinstance(entry, str):
         return _check_files(_named_detector(entry, root))
     if not isinstance(entry, Mapping):
@@ -140,6 +152,19 @@ def _named_detector(name: str, root: Path) -> Detector:
     return Detector(name, config, checkpoint, DEMO[name].options(root))
 
 
+def _on_test_images(entry: str | Mapping[str, Any], root: Path, count: int) -> Detector:
+    """Return a demo's detector that a generated test set evaluates."""
+    drawn = [name for name, demo in DEMO.items() if demo.make_test is not None]
+    if not isinstance(entry, str) or entry not in drawn:
+        raise ValueError(
+            f'test_images={count} draws images for the demo detectors {drawn} alone, and {entry!r} has data of its '
+            'own: leave test_images out, or give that one another grid'
+        )
+    detector = _named_detector(entry, root)
+    options = (*detector.options, *DEMO[entry].test_options(root, count))
+    return replace(detector, options=options, test_images=count)
+
+
 def _check_files(detector: Detector) -> Detector:
     if '::' not in detector.config and not os.path.isfile(detector.config):
         raise FileNotFoundError(f'detector {detector.name!r}: config {detector.config} does not exist')
@@ -156,9 +181,9 @@ def prepare_data(detectors: list[Detector], root: Path) -> None:
     Raises:
         FileNotFoundError: an annotation file or a folder of images is missing, naming it.
     """
-    for demo in {DEMO[detector.name] for detector in detectors if detector.name in DEMO}:
-        (root / demo.images).parent.mkdir(parents=True, exist_ok=True)
-        demo.make(root / demo.images)
+    for name, test_images in {(detector.name, detector.test_images) for detector in detectors}:
+        if name in DEMO:
+            DEMO[name].draw(root, test_images)
     for detector in detectors:
         for dataset in _local_data(detector.load_config()):
             _check_data(detector, dataset)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..demo.digits import make_digits
-from ..demo.shapes import make_shapes
+from ..demo.shapes import make_shapes, make_test_shapes
 from ..engine.evaluation import load_config
 
 IMAGENET = {
@@ -25,6 +25,7 @@ class Demo:
         file: of its config, without that name, and of its checkpoint.
         make: draws the images into a folder, if they are not there.
         annotations: where the metric reads them, below the folder; None if they are the folders' names.
+        make_test: draws a test set of any number of images into a folder; None if this data set has no more images.
     """
 
     title: str
@@ -32,11 +33,23 @@ class Demo:
     file: str
     make: Callable[[Path], None]
     annotations: str | None = None
+    make_test: Callable[[Path, int], None] | None = None
 
     @property
     def images(self) -> Path:
         """Folder of the images, below the repository's."""
         return Path('data') / self.data
+
+    def test_folder(self, count: int) -> Path:
+        """Return the folder of a test set of `count` images, beside that of the demo's own."""
+        return self.images.with_name(f'{self.data}-test-{count}')
+
+    def draw(self, root: Path, test_images: int | None) -> None:
+        """Draw what is not there yet of the demo's images, and of a test set of its own, in the repository's folder."""
+        (root / self.images).parent.mkdir(parents=True, exist_ok=True)
+        self.make(root / self.images)
+        if test_images is not None:
+            self.make_test(root / self.test_folder(test_images), test_images)
 
     def files(self, root: Path) -> tuple[str, str]:
         """Return config and checkpoint in a repository."""
@@ -52,11 +65,19 @@ class Demo:
         truth = (f'test_evaluator.ann_file={images}/{self.annotations}',) if self.annotations else ()
         return *loaders, *truth
 
+    def test_options(self, root: Path, count: int) -> tuple[str, ...]:
+        """Return what makes a test set of `count` images the one that is evaluated."""
+        images = Path(os.path.relpath(root / self.test_folder(count)))
+        values = {'data_root': f'{images}/', 'ann_file': TEST_BOXES, 'data_prefix.img': 'test/'}
+        dataset = (f'test_dataloader.dataset.{key}={value}' for key, value in values.items())
+        return *dataset, f'test_evaluator.ann_file={images}/{TEST_BOXES}'
 
-BOXES = 'annotations/instances_val.json'
+
+BOXES, TEST_BOXES = 'annotations/instances_val.json', 'annotations/instances_test.json'
+SHAPES = {'annotations': BOXES, 'make_test': make_test_shapes}
 DEMO = {
-    'mask': Demo('Mask R-CNN Swin-mini', 'shapes', 'mask-rcnn_swin-mini', make_shapes, BOXES),
-    'cascade': Demo('Cascade Mask R-CNN Swin-mini', 'shapes', 'cascade-mask-rcnn_swin-mini', make_shapes, BOXES),
+    'mask': Demo('Mask R-CNN Swin-mini', 'shapes', 'mask-rcnn_swin-mini', make_shapes, **SHAPES),
+    'cascade': Demo('Cascade Mask R-CNN Swin-mini', 'shapes', 'cascade-mask-rcnn_swin-mini', make_shapes, **SHAPES),
     'deit': Demo('DeiT-mini', 'digits', 'deit-mini', make_digits),
     'swin': Demo('Swin-mini', 'digits', 'swin-mini', make_digits),
 }

@@ -13,6 +13,7 @@ from ..analysis.operations import bit_operations, product_bits
 from .cells import Cell, Store
 from .choices import RecipeChoice
 from .detectors import Detector
+from .fidelity import MEAN, fidelity_of
 from .protocols import METRICS
 from .storage import write_arrays
 from .study import FLOAT, Study
@@ -71,6 +72,10 @@ class Row:
     def seconds(self) -> float | None:
         """Seconds of calibration, mean over seeds."""
         return _mean([report['seconds']['total'] for report in self.reports])
+
+    def fidelity(self, part: str = MEAN) -> float | None:
+        """Return the unexplained variance of a part of the model, of 1, or the mean over parts (see `fidelity_of`)."""
+        return fidelity_of(self.results, part)
 
     @property
     def memory_mb(self) -> float | None:

@@ -17,18 +17,21 @@ from .choices import (
     check_images,
     check_scopes,
     check_seeds,
+    check_test_images,
     choose_recipe,
     parse_bits,
     unknown_key_error,
 )
 from .detectors import Detector, resolve_detector
+from .fidelity import PARTS
 from .protocols import METRICS, Metric
 from .published import TABLES
 
 FLOAT = 'float'
 MEASURED = tuple(METRICS) + tuple(f'{key}_difference' for key in METRICS)
-COLUMNS = (*MEASURED, 'seconds', 'memory', 'size', 'operations')
-FIGURES = ('accuracy', 'seconds', 'curve', 'error_ratios')
+FIDELITY = ('fidelity', 'fidelity_share') + tuple(f'fidelity_{part}' for part in PARTS)
+COLUMNS = (*MEASURED, *FIDELITY, 'seconds', 'memory', 'size', 'operations')
+FIGURES = ('accuracy', 'fidelity', 'seconds', 'curve', 'error_ratios')
 ANALYSES = KINDS[1:]
 LISTS = ('detectors', 'recipes', 'bits', 'images', 'seeds', 'scopes', 'columns', 'figures', 'analyses')
 DEFAULTS: dict[str, Any] = {
@@ -41,9 +44,10 @@ DEFAULTS: dict[str, Any] = {
     'seeds': [0],
     'scopes': ['linears'],
     'image': IMAGE_GRIDS[0],
+    'test_images': None,
     'baseline': FLOAT,
     'columns': None,
-    'figures': ['accuracy'],
+    'figures': ['accuracy', 'fidelity'],
     'analyses': [],
     'published': None,
     'curve': None,
@@ -58,6 +62,7 @@ class Study:
         name: of the files that come out.
         title, note: heading, and a sentence or two below it.
         image: grid of the image, of recipes that do not say it themselves: `pixels` or `published`.
+        test_images: number of generated images that evaluate the demo's detectors; None means the demo's own.
         baseline: label of the row the differences are against.
         columns, figures, analyses: what is shown, of `COLUMNS`, `FIGURES`, `ANALYSES`.
         published: key of the table of published figures, or None.
@@ -74,6 +79,7 @@ class Study:
     seeds: tuple[int, ...]
     scopes: tuple[str, ...]
     image: str
+    test_images: int | None
     baseline: str
     columns: tuple[str, ...]
     figures: tuple[str, ...]
@@ -147,7 +153,8 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
             raise ValueError(f'{key} is empty; leave it out for the default {DEFAULTS[key]}')
     if not values['recipes'] and not values['analyses']:
         raise ValueError("nothing to run: give recipes=['rtn', 'repq', 'erq'] or analyses")
-    detectors = tuple(resolve_detector(entry, root) for entry in values.pop('detectors'))
+    check_test_images(values['test_images'])
+    detectors = tuple(resolve_detector(entry, root, values['test_images']) for entry in values.pop('detectors'))
     if values['image'] not in IMAGE_GRIDS:
         raise unknown_key_error('unknown image', str(values['image']), IMAGE_GRIDS)
     values['columns'] = _default_columns(values, detectors) if values['columns'] is None else values['columns']
@@ -165,11 +172,11 @@ def build_study(name: str, values: Mapping[str, Any], root: Path) -> Study:
 
 
 def _default_columns(values: Mapping[str, Any], detectors: Sequence[Detector]) -> list[str]:
-    """Return what the models are measured by, its differences, and the time, where anything is measured at all."""
+    """Return what the models are measured by, its differences, fidelity and time, where anything is measured at all."""
     if not values['recipes']:
         return []
     keys = [metric.key for metric in detectors[0].protocol.metrics]
-    return [*keys, *(f'{key}_difference' for key in keys), 'seconds']
+    return [*keys, *(f'{key}_difference' for key in keys), 'fidelity', 'seconds']
 
 
 def _check(study: Study) -> None:

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from rich.table import Table as RichTable
 
 from ..analysis.bootstrap import Interval
+from .fidelity import MEAN, PARTS
 from .protocols import METRICS
 from .published import Published
 from .results import Row, baseline_row
-from .study import FLOAT, MEASURED, Study
+from .study import FIDELITY, FLOAT, MEASURED, Study
 
 NOTHING = ''
+UNEXPLAINED = 'unexplained variance, %'
 
 
 @dataclass
@@ -60,6 +62,21 @@ def _number(value: float | None, form: str = '.2f') -> str:
     return NOTHING if value is None else format(value, form)
 
 
+def _fidelity(part: str) -> Callable[[Row, Context], str]:
+    return lambda row, _: _percent(row.fidelity(part))
+
+
+def _percent(value: float | None) -> str:
+    """Return a fraction in percent with three digits, however small."""
+    return NOTHING if value is None else format(100 * value, '.0f' if value >= 1 else '.3g')
+
+
+def _fidelity_share(row: Row, context: Context) -> str:
+    baseline = baseline_row(context.study, context.rows, row)
+    own, others = row.fidelity(), baseline.fidelity() if baseline else None
+    return NOTHING if own is None or not others else _number(own / others)
+
+
 def _size(row: Row, _: Context) -> str:
     if not row.reports:
         return NOTHING
@@ -69,6 +86,9 @@ def _size(row: Row, _: Context) -> str:
 COLUMNS: dict[str, tuple[str, Callable[[Row, Context], str]]] = {
     **{key: (metric.name, _measured(key)) for key, metric in METRICS.items()},
     **{f'{key}_difference': (f'{metric.name} - {{baseline}}', _difference(key)) for key, metric in METRICS.items()},
+    'fidelity': (UNEXPLAINED, _fidelity(MEAN)),
+    'fidelity_share': ("unexplained, share of {baseline}'s", _fidelity_share),
+    **{f'fidelity_{part}': (f'{UNEXPLAINED}: {name}', _fidelity(part)) for part, name in PARTS.items()},
     'seconds': ('calibration, s', lambda row, _: _number(row.seconds, '.1f')),
     'memory': ('calibration peak, MB', lambda row, _: _number(row.memory_mb, '.0f')),
     'size': ('quantized layers, MB / as float32', _size),
@@ -94,8 +114,14 @@ def _detector_table(study: Study, all_rows: list[Row], detector: object) -> Tabl
         ]
         for row in rows
     ]
-    notes = [_interval_note(study), _load_note(study, rows), *published.notes(), *_missing_note(study, rows)]
-    notes.append(_image_note(study))
+    notes = [
+        _interval_note(study),
+        *_fidelity_notes(study, rows),
+        _load_note(study, rows),
+        *published.notes(),
+        *_missing_note(study, rows),
+        _image_note(study),
+    ]
     return Table(detector.title, [*keys, *headings, *published.headings], texts, [note for note in notes if note])
 
 
@@ -118,6 +144,23 @@ def _interval_note(study: Study) -> str:
         f'{measures} in percent [95 % bootstrap interval over test images]{seeds}; differences are paired: '
         'both sides on the same resampled images.'
     )
+
+
+def _fidelity_notes(study: Study, rows: list[Row]) -> list[str]:
+    """Return what the columns of fidelity are, and how many rows have none."""
+    if not set(FIDELITY) & set(study.columns):
+        return []
+    notes = [
+        "Unexplained variance: of the float model's outputs, on the same test images in all rows, none of which "
+        'calibrated; mean over the parts of the model, the mask head aside.'
+    ]
+    missing = sum(row.fidelity() is None for row in rows)
+    if missing:
+        notes.append(
+            f'{missing} of {len(rows)} rows have none: their reports say why, or they were measured before it was, and '
+            '--refresh runs them again.'
+        )
+    return notes
 
 
 def _load_note(study: Study, rows: list[Row]) -> str:
@@ -154,14 +197,19 @@ def cells_csv(study: Study, rows: list[Row]) -> str:
     """Return every number of the rows, one line per row, with a header."""
     output = io.StringIO()
     intervals = [f'{metric.column}{part}' for metric in study.metrics for part in ('', '_low', '_high')]
+    parts = [MEAN, *(part for part in PARTS if any(row.reports and row.fidelity(part) is not None for row in rows))]
+    fidelity = ['fidelity' if part == MEAN else f'fidelity_{part}' for part in parts]
     numbers = ('seconds', 'memory_mb', 'size_mb', 'giga_bit_operations')
+    keys = ('detector', 'recipe', 'label', 'bits', 'images', 'scope', 'seeds')
     writer = csv.writer(output, lineterminator='\n')
-    writer.writerow(['detector', 'recipe', 'label', 'bits', 'images', 'scope', 'seeds', *intervals, *numbers, 'commit'])
+    writer.writerow([*keys, *intervals, *fidelity, *numbers, 'commit'])
     for row in rows:
         found = [row.measured(metric.key) for metric in study.metrics]
         measured = [value for one in found for value in ((one.value, one.low, one.high) if one else (None,) * 3)]
         commits = sorted({result['provenance']['commit'] for result in row.results})
         identity = [row.detector.name, row.recipe, row.label, row.bits, row.images, row.scope, len(row.results)]
-        values = [*measured, *(getattr(row, name) for name in numbers)]
-        writer.writerow([*identity, *('' if v is None else round(v, 4) for v in values), ' '.join(commits)])
+        unexplained = ['' if (v := row.fidelity(part)) is None else float(f'{v:.4g}') for part in parts]
+        others = ['' if v is None else round(v, 4) for v in (getattr(row, name) for name in numbers)]
+        texts = ['' if v is None else round(v, 4) for v in measured]
+        writer.writerow([*identity, *texts, *unexplained, *others, ' '.join(commits)])
     return output.getvalue()

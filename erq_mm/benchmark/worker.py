@@ -18,6 +18,7 @@ from ..calibration.progress import new_progress
 from ..demo.run import run_test
 from .analyses import ANALYSES
 from .cells import FORMAT, Cell
+from .fidelity_hook import MeasureFidelity
 from .provenance import provenance
 from .storage import write_arrays, write_json
 
@@ -66,7 +67,7 @@ def run_accuracy(cell: Cell, work_dir: Path) -> tuple[dict[str, Any], dict[str, 
                 work_dir,
                 progress,
                 [*model.options, *recorder.options],
-                hooks=recorder.hooks,
+                hooks=[*recorder.hooks, MeasureFidelity(model)],
             )
             arrays = recorder.arrays()
     measured = protocol.measured(arrays)

@@ -39,6 +39,7 @@ class Report:
 
     Attributes:
         reconstruction: per unit: name, objective before and after, whether the training was kept, seconds.
+        fidelity: what the benchmark found the outputs to be worth against the float model's (`engine/fidelity.py`).
         checks: what was proven about the model: `same_function` (stage -> largest difference), `full_account`.
         notes: lines for the reader.
     """
@@ -57,6 +58,7 @@ class Report:
     float_layers: list[dict[str, str]] = field(default_factory=list)
     reconstruction: list[dict[str, Any]] = field(default_factory=list)
     checks: dict[str, Any] = field(default_factory=dict)
+    fidelity: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -16,6 +16,7 @@ from .generated import write_once
 
 CLASSES = ('disc', 'triangle', 'square', 'star', 'cross', 'crescent', 'arrow')
 SPLITS = {'train': 900, 'val': 160}
+STREAMS = {'train': 0, 'val': 1, 'test': 2}  # of random numbers: no split has the images of another
 FORMAT_VERSION = 1
 MIN_VISIBLE_SHARE = 0.3
 MIN_AREA = 48
@@ -27,18 +28,31 @@ Rng = np.random.Generator
 def make_shapes(root: Path, seed: int = 7, splits: dict[str, int] = SPLITS) -> None:
     """Write `root/{train,val}/*.jpg` and `root/annotations/instances_{train,val}.json`.
 
-    An existing complete set of the same seed and size is left alone.
+    An existing complete set of the same seed and size is left alone. A larger split begins with the images of a
+    smaller one.
+
+    Args:
+        splits: name, of `STREAMS`, -> number of images.
 
     Raises:
         FileExistsError: `root` exists and holds something else.
+        ValueError: an unknown split, or a number of images that is none.
     """
+    for split, count in splits.items():
+        if split not in STREAMS or isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f'a split is one of {list(STREAMS)} with at least one image, got {split!r}: {count!r}')
     stamp = {'version': FORMAT_VERSION, 'seed': seed, 'splits': splits}
 
     def write(unfinished: Path) -> None:
-        for index, (split, count) in enumerate(splits.items()):
-            _write_split(unfinished, split, count, seed=[seed, index])
+        for split, count in splits.items():
+            _write_split(unfinished, split, count, seed=[seed, STREAMS[split]])
 
     write_once(Path(root), stamp, write)
+
+
+def make_test_shapes(root: Path, count: int, seed: int = 7) -> None:
+    """Write a set of `count` images of the split `test` alone; raises as `make_shapes`."""
+    make_shapes(root, seed, {'test': count})
 
 
 def _write_split(root: Path, split: str, count: int, seed: list[int]) -> None:

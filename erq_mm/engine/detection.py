@@ -12,6 +12,7 @@ from torch import nn
 
 from .detector import DetectorTask
 from .model_kinds import ModelKind
+from .outputs import Outputs, watched_outputs
 
 
 class DetectorKind(ModelKind):
@@ -19,10 +20,16 @@ class DetectorKind(ModelKind):
 
     scope = 'mmdet'
     num_images = 1
+    fidelity_images = 16  # with a hundred thousand and more numbers each
     tta_model = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 
     def task(self, images: Sequence[dict[str, Any]], scope: str, needs: set[str]) -> DetectorTask:
         return DetectorTask(images, with_masks=scope == 'all', with_labels='loss' in needs)
+
+    def outputs(self, model: nn.Module, task: DetectorTask, index: int) -> Outputs:
+        with watched_outputs(model) as found:
+            task.forward(model, index)
+        return found
 
     def init_model(self, config: Config, checkpoint: str, device: str) -> nn.Module:
         return init_detector(config, checkpoint, device=device)

@@ -13,17 +13,20 @@ Place = tuple[ImageSet, int]  # one image: its set, and its index there
 Places = dict[str, list[Place]]
 
 
-def choose_images(sets: Sequence[ImageSet], count: int, seed: int) -> list[Place]:
+def choose_images(sets: Sequence[ImageSet], count: int | None, seed: int) -> list[Place]:
     """Return `count` images that have objects (any images, if none has); a larger count contains the smaller one's.
 
     The seed decides together with the ids alone, in the order of their text: not the order of the annotation file.
+
+    Args:
+        count: None means all of them.
 
     Raises:
         ValueError: there are fewer images.
     """
     has_objects = np.concatenate([np.array(s.has_objects, bool) for s in sets])
     candidates = np.flatnonzero(has_objects if has_objects.any() else ~has_objects).tolist()
-    if count > len(candidates):
+    if count is not None and count > len(candidates):
         raise ValueError(
             f'calibration asks for {count} images and {_locations(sets)} has {len(candidates)}'
             f'{" with objects" if has_objects.any() else ""}; lower default_hooks.quantization.calibration.num_images'

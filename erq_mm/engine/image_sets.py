@@ -69,12 +69,18 @@ def annotation_file(dataset: Mapping[str, Any]) -> str | None:
     return os.path.join(dataset.get('data_root') or '', file) if isinstance(file, str) and file else None
 
 
-def location_of(dataset: Mapping[str, Any]) -> str:
-    """Return where a data set is: its annotation file, else its first folder of images, else its class."""
+def image_folder(dataset: Mapping[str, Any]) -> str:
+    """Return the first folder of a data set's images, '' if its config names none."""
     prefix = dataset.get('data_prefix') or dataset.get('split') or {}  # mmpretrain takes one folder as a plain text
     folders = [str(folder) for folder in (prefix.values() if isinstance(prefix, Mapping) else [prefix]) if folder]
-    folder = os.path.join(dataset.get('data_root') or '', *folders[:1])
-    return annotation_file(dataset) or folder or getattr(dataset['type'], '__name__', str(dataset['type']))
+    return os.path.join(dataset.get('data_root') or '', *folders[:1])
+
+
+def location_of(dataset: Mapping[str, Any]) -> str:
+    """Return where a data set is: its annotation file, else its first folder of images, else its class."""
+    return (
+        annotation_file(dataset) or image_folder(dataset) or getattr(dataset['type'], '__name__', str(dataset['type']))
+    )
 
 
 def set_names(locations: Sequence[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from torch import nn
+from torch import Tensor, nn
 
 from ..calibration.task import CalibrationTask
 from ..core.pixel_levels import PixelLevels
@@ -35,11 +35,13 @@ class ModelKind(ABC):
     Attributes:
         scope: of the package's registries.
         num_images: how many images calibrate if nobody says it, and the recipe needs no more.
+        fidelity_images: how many images its outputs are compared on with those of the float model.
         tta_model: config of the wrapper for test-time augmentation, where the config names none.
     """
 
     scope: str
     num_images: int
+    fidelity_images: int
     tta_model: dict[str, Any]
 
     @abstractmethod
@@ -49,6 +51,13 @@ class ModelKind(ABC):
         Args:
             scope: of the quantization.
             needs: of the recipe, of 'loss' and 'predictions'.
+        """
+
+    @abstractmethod
+    def outputs(self, model: nn.Module, task: ImageTask, index: int) -> dict[str, list[Tensor]]:
+        """Return what `model` computes on one image of a task that has all parts (scope `all`), by part of the model.
+
+        The task must run the float model first; outputs of other models then pair with its own, place by place.
         """
 
     @abstractmethod

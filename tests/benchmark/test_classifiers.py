@@ -25,7 +25,7 @@ from ..engine.classification.conftest import checkpoint, images, write_config  #
 def study(write_config: object, checkpoint: Path) -> Study:  # noqa: F811
     model = {'name': 'vit-s', 'config': write_config(), 'checkpoint': str(checkpoint)}
     grid = {'detectors': [model], 'recipes': ['repq'], 'bits': ['W4A4'], 'images': [2], 'published': 'imagenet'}
-    return build_study('tiny', grid | {'figures': ['accuracy', 'seconds', 'curve']}, ROOT)
+    return build_study('tiny', grid | {'figures': ['accuracy', 'fidelity', 'seconds', 'curve']}, ROOT)
 
 
 def run(study: Study, store: Store, scratch: Path) -> None:
@@ -47,13 +47,15 @@ def test_two_cells_make_a_page(study: Study, tmp_path: Path, monkeypatch: pytest
     (written,) = write_studies([study], store, tmp_path / 'out', {'tiny': 'python tools/benchmark.py tiny.py'})
     (table,) = written.section.tables
     assert table.title == 'ViT-S' and table.columns == [
-        'recipe', 'bits', 'top-1', 'top-1 - float', 'calibration, s', 'published, ImageNet: ViT-S',
+        'recipe', 'bits', 'top-1', 'top-1 - float', 'unexplained variance, %', 'calibration, s',
+        'published, ImageNet: ViT-S',
     ]  # fmt: skip
     assert [row[-1].split()[0] for row in table.rows] == ['81.39', '65.05'] and 'top-1 in percent' in table.notes[0]
     float_row, repq = csv.DictReader((tmp_path / 'out/tiny.csv').open())
+    assert float(float_row['fidelity']) == 0 < float(repq['fidelity']) == float(repq['fidelity_logits']) < 1
     assert float(repq['top1_low']) <= float(repq['top1']) <= float(repq['top1_high'])
     assert {path.name for path in (tmp_path / 'out').glob('*.png')} == {
-        'tiny_accuracy.png', 'tiny_seconds.png', 'tiny_curve.png',
+        'tiny_accuracy.png', 'tiny_fidelity.png', 'tiny_seconds.png', 'tiny_curve.png',
     }  # fmt: skip
 
 

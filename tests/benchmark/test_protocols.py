@@ -61,7 +61,7 @@ def test_hits_are_noted_in_the_order_of_the_images() -> None:
 
 def test_every_metric_is_a_column() -> None:
     study = build_study('s', {'recipes': ['rtn'], 'detectors': ['mask']}, ROOT)
-    assert list(study.columns) == ['box', 'mask', 'box_difference', 'mask_difference', 'seconds']
+    assert list(study.columns) == ['box', 'mask', 'box_difference', 'mask_difference', 'fidelity', 'seconds']
     assert len({metric.stored for metric in METRICS.values()}) == len(METRICS)
 
 
@@ -70,7 +70,7 @@ def test_models_of_two_tasks_do_not_share_a_grid(tmp_path: Path) -> None:
     (tmp_path / 'weights.pth').touch()
     classifier = {'config': str(tmp_path / 'classifier.py'), 'checkpoint': str(tmp_path / 'weights.pth')}
     alone = build_study('s', {'recipes': ['rtn'], 'detectors': [classifier]}, ROOT)
-    assert list(alone.columns) == ['top1', 'top1_difference', 'seconds']
+    assert list(alone.columns) == ['top1', 'top1_difference', 'fidelity', 'seconds']
     with pytest.raises(ValueError, match=r"one task, got .*'mask': \['box AP', 'mask AP'\], 'classifier': \['top-1'\]"):
         build_study('s', {'recipes': ['rtn'], 'detectors': ['mask', classifier]}, ROOT)
 

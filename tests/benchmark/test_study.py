@@ -1,14 +1,19 @@
 """Grid files: what they expand to, and errors that name the thing, its value and the way out before any cell runs."""
 
+import json
+import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from erq_mm.benchmark.cells import Cell
 from erq_mm.benchmark.choices import choose_recipe
 from erq_mm.benchmark.detectors import Detector
-from erq_mm.benchmark.named import IMAGENET
+from erq_mm.benchmark.named import DEMO, IMAGENET, TEST_BOXES
 from erq_mm.benchmark.published import TABLES, Published
 from erq_mm.benchmark.study import build_study, load_study
+from erq_mm.engine.image_sets import leaf_datasets
 
 from ..conftest import ROOT
 
@@ -38,6 +43,10 @@ def build(**values: object) -> object:
         ({'images': [0]}, ['positive', '0']),
         ({'images': [True]}, ['True']),
         ({'seeds': [-1]}, ['-1']),
+        ({'test_images': 0}, ['test_images', 'positive integer', '0']),
+        ({'test_images': '1000'}, ["'1000'"]),
+        ({'test_images': 9, 'detectors': ['deit']}, ['test_images=9', "['mask', 'cascade']", "'deit'"]),
+        ({'test_images': 9, 'detectors': [{'config': 'a', 'checkpoint': 'b'}]}, ["'a'", 'another grid']),
         ({'scopes': ['linear']}, ["'linear'", "'linears'"]),
         ({'detectors': ['mask', 'mask']}, ["'mask'", 'twice']),
         ({'detectors': ['masc']}, ["'masc'", "did you mean 'mask'"]),
@@ -106,6 +115,28 @@ def test_equal_cells_of_different_studies_have_one_key() -> None:
 
 def test_the_float_cell_does_not_depend_on_the_quantization() -> None:
     assert build(bits=['W4A4']).cells()[0].key == build(bits=['W3A3'], images=[4], seeds=[2]).cells()[0].key
+
+
+def test_a_generated_test_set_replaces_the_demos_own_and_never_shares_cells() -> None:
+    (demo,), study = build().detectors, build(test_images=1000)
+    (detector,) = study.detectors
+    config, folder = detector.load_config(), os.path.relpath(ROOT / 'data/shapes-test-1000')
+    (test,) = leaf_datasets(config.test_dataloader.dataset)
+    assert (test.data_root, test.data_prefix.img, test.ann_file) == (f'{folder}/', 'test/', TEST_BOXES)
+    assert config.test_evaluator.ann_file == f'{folder}/{TEST_BOXES}'
+    assert all(option.startswith('test_') for option in set(detector.options) - set(demo.options))  # calibration stays
+    assert detector.name == 'mask' and detector.title == 'Mask R-CNN Swin-mini, 1,000 test images'
+    assert demo.digest() != detector.digest()
+    cell = study.cells()[1]
+    assert cell.name.startswith('mask-test1000_rtn') and Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
+
+
+def test_a_demos_images_are_drawn_beside_each_other(tmp_path: Path) -> None:
+    made = []
+    demo = replace(DEMO['mask'], make=made.append, make_test=lambda *arguments: made.append(arguments))
+    demo.draw(tmp_path, None)
+    demo.draw(tmp_path, 9)
+    assert made == 2 * [tmp_path / 'data/shapes'] + [(tmp_path / 'data/shapes-test-9', 9)]
 
 
 def test_a_detector_is_what_its_config_and_options_say() -> None:

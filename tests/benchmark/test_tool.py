@@ -23,8 +23,8 @@ title = 'Tiny & quick'
 recipes = [dict(type='rtn', label='nearest')]
 bits = ['W4A4']
 images = [2]
-columns = ['box', 'mask', 'box_difference', 'seconds', 'memory', 'size', 'operations']
-figures = ['accuracy', 'seconds', 'curve']
+columns = ['box', 'mask', 'box_difference', 'fidelity', 'fidelity_mask', 'seconds', 'memory', 'size', 'operations']
+figures = ['accuracy', 'fidelity', 'seconds', 'curve']
 analyses = ['operations']
 published = 'coco'
 detectors = [DETECTOR]
@@ -82,22 +82,34 @@ def _check_accuracy(results: list[dict[str, Any]]) -> None:
     (quantized,) = [result for result in results if result['report']]
     assert all('output_mse' in layer for layer in quantized['report']['layers'])
     assert len(quantized['report']['calibration']['image_ids']) == 2
+    _check_fidelity(quantized['report']['fidelity'])
+
+
+def _check_fidelity(found: dict[str, Any]) -> None:
+    parts = ('fpn', 'rpn_cls', 'rpn_reg', 'box_cls', 'box_reg')
+    assert set(found['parts']) == {*parts, 'mask'} and len(found['units']) == 5 + 2 + 2 + 1
+    assert all(0 < fraction < 0.5 for fraction in found['units'].values())
+    assert found['mean'] == pytest.approx(sum(found['parts'][part] for part in parts) / 5, rel=1e-12)
+    assert found['split'] == 'test' and sorted(found['image_ids']) == [1, 2, 3, 4]  # all that there are
 
 
 def _check_pages(out: Path) -> None:
     assert {path.name for path in out.iterdir()} == {
-        'README.md', 'tiny.html', 'tiny.md', 'tiny.csv', 'tiny_accuracy.png', 'tiny_seconds.png', 'tiny_curve.png',
+        'README.md', 'tiny.html', 'tiny.md', 'tiny.csv', 'tiny_accuracy.png', 'tiny_fidelity.png', 'tiny_seconds.png',
+        'tiny_curve.png',
     }  # fmt: skip
     float_row, nearest = csv.DictReader((out / 'tiny.csv').open())
     assert (float_row['label'], nearest['label'], nearest['bits']) == ('float', 'nearest', 'W4A4')
     assert float(nearest['box_ap_low']) <= float(nearest['box_ap']) <= float(nearest['box_ap_high'])
+    assert float(float_row['fidelity']) == float(float_row['fidelity_box_reg']) == 0 < float(nearest['fidelity']) < 0.5
     assert float(float_row['giga_bit_operations']) > 1.5 * float(nearest['giga_bit_operations']) > 0
     assert '[Tiny & quick](tiny.md)' in (out / 'README.md').read_text()
     assert 'measured with 2 cells side by side' in (out / 'tiny.md').read_text()
     page = (out / 'tiny.md').read_text()
+    assert '| unexplained variance, % | unexplained variance, %: mask logits |' in page
     assert '| nearest | W4A4 |' in page and 'python tools/benchmark.py tiny.py' in page
     html = (out / 'tiny.html').read_text()
-    assert html.count('data:image/png;base64,') == 3 and 'Tiny &amp; quick' in html
+    assert html.count('data:image/png;base64,') == 4 and 'Tiny &amp; quick' in html
     assert 'src="http' not in html and '.png"' not in html
 
 

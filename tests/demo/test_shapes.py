@@ -3,11 +3,12 @@
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from pycocotools.coco import COCO
 
-from erq_mm.demo.shapes import CLASSES, SPLITS, draw_image, make_shapes
+from erq_mm.demo.shapes import CLASSES, SPLITS, draw_image, make_shapes, make_test_shapes
 
 
 def test_the_same_seed_draws_the_same_bytes(tiny_shapes: Path, tmp_path: Path) -> None:
@@ -15,6 +16,52 @@ def test_the_same_seed_draws_the_same_bytes(tiny_shapes: Path, tmp_path: Path) -
     make_shapes(again, splits={'train': 8, 'val': 4})
     for path in sorted(p.relative_to(tiny_shapes) for p in tiny_shapes.rglob('*') if p.is_file()):
         assert (tiny_shapes / path).read_bytes() == (again / path).read_bytes(), path
+
+
+def test_a_split_of_the_demo_keeps_its_first_image(tiny_shapes: Path) -> None:
+    """Streams of random numbers are told by name: training stays [7, 0, id], validation [7, 1, id]."""
+    for split, stream in (('train', 0), ('val', 1)):
+        picture, objects = draw_image(np.random.default_rng([7, stream, 1]))
+        encoded = cv2.imencode('.jpg', picture, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
+        assert (tiny_shapes / split / '000001.jpg').read_bytes() == encoded
+        truth = json.loads((tiny_shapes / f'annotations/instances_{split}.json').read_text())
+        assert sum(one['image_id'] == 1 for one in truth['annotations']) == len(objects)
+
+
+def test_a_test_set_has_other_images_and_grows_at_its_end(tiny_shapes: Path, tmp_path: Path) -> None:
+    small, large = tmp_path / 'small', tmp_path / 'large'
+    make_test_shapes(small, 2)
+    make_test_shapes(large, 3)
+    drawn = {path.name: path.read_bytes() for path in (large / 'test').iterdir()}
+    assert {path.name: path.read_bytes() for path in (small / 'test').iterdir()}.items() < drawn.items()
+    demo = {path.read_bytes() for split in ('train', 'val') for path in (tiny_shapes / split).iterdir()}
+    assert len(drawn) == 3 and not demo & set(drawn.values())
+    assert COCO(str(large / 'annotations/instances_test.json')).getImgIds() == [1, 2, 3]
+
+
+def test_a_cached_test_set_is_left_alone_and_half_a_one_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_test_shapes(tmp_path / 'set', 1)
+    with monkeypatch.context() as broken:
+        broken.setattr('erq_mm.demo.shapes.draw_image', lambda rng: pytest.fail('drew again'))
+        make_test_shapes(tmp_path / 'set', 1)
+        with pytest.raises(FileExistsError, match='move it away'):
+            make_test_shapes(tmp_path / 'set', 2)
+    (tmp_path / 'set/stamp.json').unlink()
+    with pytest.raises(FileExistsError, match='is not this data set'):
+        make_test_shapes(tmp_path / 'set', 1)
+    drawn = iter([draw_image(np.random.default_rng(0))])
+    monkeypatch.setattr('erq_mm.demo.shapes.draw_image', lambda rng: next(drawn))  # and stops at the second image
+    with pytest.raises(StopIteration):
+        make_test_shapes(tmp_path / 'other', 2)
+    assert [path.name for path in tmp_path.iterdir()] == ['set']
+
+
+@pytest.mark.parametrize('splits', [{'test': 0}, {'test': True}, {'minival': 3}])
+def test_splits_that_are_none_are_named(splits: dict, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"'train', 'val', 'test'.*{next(iter(splits))}"):
+        make_shapes(tmp_path / 'set', splits=splits)
 
 
 def test_annotations_are_what_coco_reads(tiny_shapes: Path) -> None:

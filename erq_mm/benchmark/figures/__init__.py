@@ -8,11 +8,13 @@ from ..results import Row
 from ..study import Study
 from .accuracy import accuracy_figure, curve_figure, seconds_figure
 from .canvas import shared_style
+from .fidelity import fidelity_figure
 from .inside import distribution_figure, proxy_figure
 from .layers import error_ratio_figure
 
-ROW_FIGURES: dict[str, Callable[[Study, list[Row]], tuple[bytes, str]]] = {
+ROW_FIGURES: dict[str, Callable[[Study, list[Row]], tuple[bytes, str] | None]] = {
     'accuracy': accuracy_figure,
+    'fidelity': fidelity_figure,
     'seconds': seconds_figure,
     'curve': curve_figure,
 }
@@ -29,8 +31,8 @@ def _pictures(study: Study, rows: list[Row], store: Store) -> list[Picture]:
     pictures = []
     for name in study.figures:
         if name in ROW_FIGURES and any(row.reports for row in rows):
-            png, caption = ROW_FIGURES[name](study, rows)
-            pictures.append(Picture(f'{study.name}_{name}.png', png, caption))
+            drawn = ROW_FIGURES[name](study, rows)
+            pictures += [Picture(f'{study.name}_{name}.png', *drawn)] if drawn else []
     for detector in study.detectors:
         if 'error_ratios' in study.figures:
             found = error_ratio_figure(study, detector, store)

@@ -11,6 +11,7 @@ from ..protocols import Metric
 from ..results import Row
 from ..study import FLOAT, Study
 from .canvas import COLOURS, MARKERS, float_line, new_figure, to_png
+from .labels import bit_names, legend_below, row_name, row_names
 
 LARGEST_DROP = 15.0  # points below float that a plot still resolves; what lies lower is marked at its edge
 
@@ -23,7 +24,7 @@ WHISKERS = (
 
 def accuracy_figure(study: Study, rows: list[Row]) -> tuple[bytes, str]:
     """Return a dot per recipe and number of bits with its interval: models below each other, metrics side by side."""
-    names, metrics = _names(study, rows), study.metrics
+    names, metrics = row_names(study, rows), study.metrics
     height = len(study.detectors) * (1.0 + 0.26 * len(names))
     figure, axes = new_figure(len(study.detectors), len(metrics), 5 * len(metrics), max(height, 3), sharey='row')
     for line, detector in zip(axes, study.detectors, strict=True):
@@ -32,7 +33,7 @@ def accuracy_figure(study: Study, rows: list[Row]) -> tuple[bytes, str]:
             _dots(panel, study, own, names, metric.key)
             panel.set_title(f'{detector.title}, {metric.name}')
             panel.set_xlabel(f'{metric.name}, percent')
-    _legend_below(figure, axes[0, 0])
+    legend_below(figure, axes[0, 0])
     return to_png(
         figure
     ), f'{_measures(metrics)} by recipe and bits; {WHISKERS} Values far below float are written at the left edge.'
@@ -43,24 +44,14 @@ def _measures(metrics: Sequence[Metric]) -> str:
     return ' and '.join(dict.fromkeys(metric.short for metric in metrics))
 
 
-def _names(study: Study, rows: list[Row]) -> list[str]:
-    found = [_name(study, row) for row in rows if row.label != FLOAT]
-    return list(dict.fromkeys(found))
-
-
-def _name(study: Study, row: Row) -> str:
-    extra = [f'{row.images} images'] * (len(study.images) > 1) + [row.scope] * (len(study.scopes) > 1)
-    return ', '.join([row.label, *extra])
-
-
 def _dots(panel: Axes, study: Study, rows: list[Row], names: list[str], metric: str) -> None:
     baseline = _float_row(rows)
     edge = max(baseline.measured(metric).value - LARGEST_DROP, 0) if baseline else 0
-    for index, bits in enumerate(_bits(study)):
+    for index, bits in enumerate(bit_names(study)):
         shift = 0.18 * (index - (len(study.bits) - 1) / 2)
         colour = COLOURS[index % len(COLOURS)]
         own = [row for row in rows if row.bits == bits and row.measured(metric) is not None]
-        shown = [(names.index(_name(study, row)) + shift, _against_float(row, baseline, metric)) for row in own]
+        shown = [(names.index(row_name(study, row)) + shift, _against_float(row, baseline, metric)) for row in own]
         inside = [(y, one) for y, one in shown if one.value >= edge]
         errors = [[one.value - one.low for _, one in inside], [one.high - one.value for _, one in inside]]
         panel.errorbar(
@@ -89,18 +80,9 @@ def _against_float(row: Row, baseline: Row | None, metric: str) -> Interval:
     return Interval(own.value, reference + difference.low, reference + difference.high)
 
 
-def _bits(study: Study) -> list[str]:
-    return [f'W{w}A{a}' for w, a in study.bits]
-
-
-def _legend_below(figure: object, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=max(len(labels), 1))
-
-
 def seconds_figure(study: Study, rows: list[Row]) -> tuple[bytes, str]:
     """Return the first metric against calibration seconds, a panel per model and number of bits."""
-    bits, names, metric = _bits(study), _names(study, rows), study.metrics[0]
+    bits, names, metric = bit_names(study), row_names(study, rows), study.metrics[0]
     height = 3.4 * len(study.detectors) + 0.22 * len(names) / LEGEND_COLUMNS
     figure, axes = new_figure(len(study.detectors), len(bits), 4.6 * len(bits) + 0.6, height, sharex=True)
     for line, detector in zip(axes, study.detectors, strict=True):
@@ -138,7 +120,7 @@ def _scatter(panel: Axes, rows: list[Row], study: Study, names: list[str], metri
     panel.xaxis.set_minor_formatter(NullFormatter())
     for row in rows:
         value = row.measured(metric).value
-        style = _style(names.index(_name(study, row)))
+        style = _style(names.index(row_name(study, row)))
         panel.plot(row.seconds, max(value, edge), linestyle='', markersize=6, **style)
         if value < edge:
             panel.annotate(f' {value:.1f}', (row.seconds, edge), color=style['color'], fontsize=8, va='center')
@@ -165,7 +147,7 @@ def curve_figure(study: Study, rows: list[Row]) -> tuple[bytes, str]:
             _parameter_axis(panel, study, own)
             panel.set_title(f'{detector.title}, {metric.name}')
             panel.set_ylabel(f'{metric.name}, percent')
-    _legend_below(figure, axes[0, 0])
+    legend_below(figure, axes[0, 0])
     return to_png(figure), f'{_measures(metrics)} along {study.curve["label"]}; {WHISKERS}'
 
 

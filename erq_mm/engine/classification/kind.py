@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.evaluator import DumpResults
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import load_checkpoint
-from torch import nn
+from torch import Tensor, nn
 
 from ..model_kinds import ModelKind
 from .task import ClassificationTask
@@ -19,11 +19,15 @@ class ClassifierKind(ModelKind):
     """Models of mmpretrain that derive from `BaseClassifier`."""
 
     scope = 'mmpretrain'
+    fidelity_images = 64  # with one row of logits each
     num_images = 32  # as in the papers of ERQ, RepQ-ViT, PTQ4ViT and DopQ-ViT
     tta_model = dict(type='mmpretrain.AverageClsScoreTTA')
 
     def task(self, images: Sequence[dict[str, Any]], scope: str, needs: set[str]) -> ClassificationTask:
         return ClassificationTask(images)
+
+    def outputs(self, model: nn.Module, task: ClassificationTask, index: int) -> dict[str, list[Tensor]]:
+        return {'logits': list(task.predict(model, index))}
 
     def init_model(self, config: Config, checkpoint: str, device: str) -> nn.Module:
         init_default_scope(config.get('default_scope') or self.scope)
