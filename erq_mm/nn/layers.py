@@ -128,7 +128,10 @@ class QuantLinear(QuantLayer):
 
 
 class QuantConv2d(QuantLayer):
-    """Convolution of the quantized input; the zeros it pads with are on the grid, so padding commutes with rounding."""
+    """Convolution of the quantized input; the zeros it pads with are on the grid, so padding commutes with rounding.
+
+    Of exact pixels they are not, but within half a level of it; those that it pads with itself stay zeros.
+    """
 
     def __init__(
         self, layer: nn.Conv2d, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False

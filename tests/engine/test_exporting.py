@@ -35,7 +35,9 @@ def test_file_becomes_graphs_and_a_manifest(saved: Path, tmp_path: Path, capsys:
     kernels = manifest['parts']['bbox_head']['kernels']['onnxruntime']
     assert set(map(tuple, kernels.values())) == {('MatMulIntegerToFloat',)}
     linears = [layer for part in export.parts for layer in part.account.integer_layers]
-    assert len(linears) == 48  # 40 of the blocks, 3 mergings, the embedding, 4 of the box head
+    assert len(linears) == 47  # 40 of the blocks, 3 mergings, 4 of the box head
+    reasons = [layer.reason for layer in export.parts[0].account.float_layers if 'patch_embed' in layer.name]
+    assert reasons == ["input grid 'pixels': no kernel has it"]
     weights, floats = export.parts[2].weight_bytes
     assert floats == 4 * weights == 4 * sum(m.weight.numel() for m in box_layers(saved))
     printed = capsys.readouterr().out

@@ -35,7 +35,9 @@ def test_a_saved_file_runs_in_an_engine(
     manifest = json.loads((tmp_path / 'out/manifest.json').read_text())
     assert list(manifest['parts']) == ['classifier'] and not manifest['in_torch']
     assert manifest['parts']['classifier']['inputs'] == ['image']
-    assert len(exported.parts[0].account.integer_layers) == 10  # the embedding, 4 in each of 2 blocks, the head
+    account = exported.parts[0].account
+    assert len(account.integer_layers) == 9  # 4 in each of 2 blocks, the head
+    assert [layer.reason for layer in account.float_layers] == ["input grid 'pixels': no kernel has it"]
     assert '4 products of attention were quantized' in capsys.readouterr().out
 
     runner = make_runner('--backend', engine, weights=saved)
