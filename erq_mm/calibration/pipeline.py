@@ -150,6 +150,7 @@ def swap_for_calibration(
     progress: Progress | None,
 ) -> Calibration:
     """Swap the planned layers, unfitted, and return the state the steps work on."""
+    plan.drop_unknown_pixels()
     modules = swap_(model, plan.sites, plan.weight_specs, _module_specs(plan))
     for name, levels in plan.levels.items():
         modules[name].input_quantizer.set_levels(levels)

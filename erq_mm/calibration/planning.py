@@ -42,6 +42,12 @@ class Plan:
         """Return the layers that are meant to get exact pixels."""
         return [name for name, specs in self.input_specs.items() if specs[0].grid == 'pixels']
 
+    def drop_unknown_pixels(self) -> None:
+        """Give layers whose levels nobody has looked for one range for all channels."""
+        for name in self.image_layers():
+            if name not in self.levels:
+                self.input_specs[name] = (replace(self.input_specs[name][0], grid='uniform'),)
+
 
 def plan_quantization(
     model: nn.Module,
