@@ -29,6 +29,10 @@ class Reparameterization:
         """What y = 0 becomes: the value that window padding must have after the change (trap of all published code)."""
         return -self.shift
 
+    def apply(self, x: Tensor) -> Tensor:
+        """Return y' of y, (..., channels)."""
+        return x / self.ratio.to(x.dtype) - self.shift.to(x.dtype)
+
 
 def constant_channels(low: Tensor, high: Tensor) -> Tensor:
     """Return which channels are constant, bool (channels,), given their smallest and largest values."""
@@ -99,8 +103,19 @@ def fold_(
     """
     dtype = norm_weight.dtype
     for weight, bias in linears:
-        new_weight = weight.double() * change.ratio
-        bias.copy_((bias.double() + new_weight @ change.shift).to(bias.dtype))
-        weight.copy_(new_weight.to(weight.dtype))
+        absorb_(weight, bias, change)
     norm_bias.copy_((norm_bias.double() / change.ratio - change.shift).to(dtype))
     norm_weight.copy_((norm_weight.double() / change.ratio).to(dtype))
+
+
+@torch.no_grad()
+def absorb_(weight: Tensor, bias: Tensor, change: Reparameterization) -> None:
+    """Change a Linear in place so that it makes of y' what it made of y; computed in float64.
+
+    Args:
+        weight: (out, channels).
+        bias: (out,).
+    """
+    new_weight = weight.double() * change.ratio
+    bias.copy_((bias.double() + new_weight @ change.shift).to(bias.dtype))
+    weight.copy_(new_weight.to(weight.dtype))

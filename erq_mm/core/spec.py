@@ -5,7 +5,7 @@ from dataclasses import dataclass
 GRANULARITIES = ('tensor', 'channel', 'row')
 ACTIVATION_GRIDS = (
     'uniform', 'symmetric', 'log_sqrt2', 'log2', 'adaptive_log', 'adaptive_log_gelu', 'tan', 'twin_softmax',
-    'twin_gelu', 'power_of_two_factor', 'pixels',
+    'twin_gelu', 'power_of_two_factor', 'pixels', 'channel_uniform', 'log_normalised',
 )  # fmt: skip
 WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)

@@ -29,7 +29,8 @@ def swap_(
         weight_specs: by site name, for layers.
         input_specs: by site name, one spec per operand.
 
-    A LayerNorm's Linear without bias gets one (zero), which reparameterization needs. Products of attention that are
+    A Linear without bias gets one (zero) where a change of variables of its input needs it: behind a LayerNorm, or with
+    a grid per channel. Products of attention that are
     not among the sites exist, and stay float. A module that stands in several places is replaced in all of them.
     """
     wanted = {site.name: site for site in sites}
@@ -42,7 +43,7 @@ def swap_(
             continue
         if name in wanted:
             kind = QuantLinear if isinstance(module, nn.Linear) else QuantConv2d
-            create_bias = wanted[name].norm is not None
+            create_bias = wanted[name].norm is not None or input_specs[name][0].grid == 'channel_uniform'
             replacements[module] = swapped[name] = kind(module, weight_specs[name], input_specs[name][0], create_bias)
         elif _is_replaced(name, module, wanted):
             part = part_of(module)

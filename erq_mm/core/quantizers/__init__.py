@@ -5,8 +5,10 @@ import torch
 from ..spec import QuantSpec
 from .adaptive_log import AdaptiveLogGeluQuantizer, AdaptiveLogQuantizer
 from .base import Quantizer
+from .channel_uniform import ChannelUniformQuantizer
 from .line_searched import LineSearchedQuantizer
 from .log2 import Log2Quantizer
+from .log_normalised import LogNormalisedQuantizer
 from .log_sqrt2 import LogSqrt2Quantizer
 from .pixels import PixelQuantizer
 from .power_of_two_factor import PowerOfTwoFactorQuantizer
@@ -29,6 +31,8 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     'twin_gelu': TwinGeluQuantizer,
     'power_of_two_factor': PowerOfTwoFactorQuantizer,
     'pixels': PixelQuantizer,
+    'channel_uniform': ChannelUniformQuantizer,
+    'log_normalised': LogNormalisedQuantizer,
 }
 
 

@@ -16,6 +16,7 @@ from ...nn.layers import QuantLayer
 
 LOWEST, HIGHEST = -128, 127
 MAX_ZERO_POINT = 255
+KERNEL_GRIDS = ('uniform', 'symmetric')  # one with a change of variables in front of it has no module yet
 STEPS_OFF_GRID = 1e-3  # rounding errors of scale * (code - zero point) are far below it
 
 
@@ -74,7 +75,7 @@ def integer_weight(layer: QuantLayer) -> IntegerWeight | TooWide | str:
 
 def input_grid(quantizer: Quantizer) -> InputGrid | str:
     """Return the grid of a layer's input, or why kernels cannot have it."""
-    if not isinstance(quantizer, UniformQuantizer):
+    if not isinstance(quantizer, UniformQuantizer) or quantizer.spec.grid not in KERNEL_GRIDS:
         return f'its input has the grid {quantizer.spec.grid!r}, kernels have uniform ones'
     if not quantizer.is_active or not quantizer.is_fitted:
         return 'its input is float: it had no calibration rows'

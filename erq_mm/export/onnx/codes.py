@@ -12,7 +12,7 @@ from ...nn.layers import QuantLayer
 
 INT8 = (-128, 127)
 UINT8_CODES = 256
-KERNEL_GRIDS = ('uniform', 'symmetric')
+KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')  # the last one behind its change of variables
 
 
 class AsymmetricRows(ValueError):

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...core.pixel_levels import LARGEST_PIXEL
 from ...core.quantizers import PixelQuantizer, Quantizer
+from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...nn.architectures.base import LAYER_NORM
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
@@ -50,7 +51,7 @@ class LayerWriter:
         Args:
             columns: order in which the weight's columns meet those of `x`; None is their own.
         """
-        grid = self.input_grid(layer)
+        grid, x = self.input_grid(layer), self._changed(layer, x, columns)
         return self.linear_of_codes(layer, x if grid is None else self.codes(x, grid), columns=columns)
 
     def linear_of_codes(
@@ -195,6 +196,18 @@ class LayerWriter:
         codes = add('Round', add('Mul', x, number(1 / scale)))
         clipped = add('Clip', codes, number(-zero_point), number(quantizer.spec.max_code - zero_point))
         return add('Mul', clipped, number(scale))
+
+    def _changed(self, layer: nn.Module, x: str, columns: NDArray | None) -> str:
+        """Return the input of a layer after the change of variables that its weight takes for granted, if any."""
+        quantizer = getattr(layer, 'input_quantizer', None)
+        if not isinstance(quantizer, ChannelUniformQuantizer) or not quantizer.is_fitted:
+            return x
+        order = slice(None) if columns is None else columns
+        ratio, shift = (t.detach().cpu().double().numpy()[order] for t in (quantizer.ratio, quantizer.shift))
+        name = self.names[layer]
+        inverse = self._float_weight((1 / ratio).astype(np.float32), name, 'ratio')
+        scaled = self.graph.add('Mul', x, inverse, name=f'{name}/scaled')
+        return self.graph.add('Sub', scaled, self._float_weight(shift.astype(np.float32), name, 'shift'))
 
     def _pixels(self, quantizer: PixelQuantizer, x: str) -> str:
         """Return images, (images, channels, H, W), on the levels of their pixels, by the quantizer's own operations."""

@@ -1,0 +1,51 @@
+"""Uniform grid of every channel, for inputs that no LayerNorm scales: the layer's weight takes the scales in."""
+
+import torch
+from torch import Tensor
+
+from ..reparameterization import Reparameterization
+from ..spec import QuantSpec
+from .uniform import UniformQuantizer
+
+
+class ChannelUniformQuantizer(UniformQuantizer):
+    """y = x / ratio - shift, and the per-tensor grid of y: what comes out is y, on its grid or, switched off, as it is.
+
+    The layer behind it has the weight and the bias that belong to y (`reparameterization.absorb_`), so that its own
+    product is one of integers with a single scale. Channels are the last dimension.
+
+    Attributes:
+        ratio, shift: buffers (channels,); one and zero until `change_` is called.
+    """
+
+    ratio: Tensor
+    shift: Tensor
+
+    def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
+        super().__init__(spec, channels)
+        self.register_buffer('ratio', torch.ones(channels))
+        self.register_buffer('shift', torch.zeros(channels))
+
+    def change_(self, change: Reparameterization) -> None:
+        """Take the change of variables and the grid behind it."""
+        self.ratio.copy_(change.ratio)
+        self.shift.copy_(change.shift)
+        self.set_parameters(change.scale, change.zero_point)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_fitted and not self.is_active:
+            return self.transform(x)
+        return super().forward(x)
+
+    def transform(self, x: Tensor) -> Tensor:
+        """Return y of `x`, (..., channels)."""
+        return x / self.ratio.to(x.dtype) - self.shift.to(x.dtype)
+
+    def fake_quantize(self, x: Tensor) -> Tensor:
+        inverse = 1 / (self.ratio.double() * self._scale)
+        offset = (-self.shift.double() / self._scale).to(x.dtype)
+        codes = torch.addcmul(offset, x, inverse.to(x.dtype)).round_()
+        return codes.clamp_(-self._zero_point, self.spec.max_code - self._zero_point).mul_(self._scale)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        return tuple((end + self.shift) * self.ratio for end in super().bounds())
