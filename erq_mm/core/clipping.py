@@ -1,0 +1,118 @@
+"""Ranges of uniform grids by weighted squared error on rows, each end clipped on its own."""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .scale_search import affine_parameters
+
+QUANTILES = (0.0, 1e-4, 1e-3, 0.003, 0.01, 0.02, 0.04)
+NARROW_QUANTILE = 0.08  # also tried at 3 bits and below
+FACTORS = (0.8, 0.9, 1.1)
+SEARCHED_ROWS = 4096
+
+
+def clip_candidates(bits: int) -> tuple[float, ...]:
+    """Return the shares of the values that may be cut off at either end."""
+    return QUANTILES if bits > 3 else (*QUANTILES, NARROW_QUANTILE)
+
+
+def search_ends(
+    x: Tensor, weights: Tensor, bits: int, *, contains_zero: bool = False, rows: int = SEARCHED_ROWS
+) -> tuple[Tensor, Tensor]:
+    """Return the lower and the upper end per column, float64 (columns,), of least weighted squared error.
+
+    Both ends are clipped together first, then the upper one and then the lower one alone, then the range is made wider
+    and narrower.
+
+    Args:
+        x: (rows, columns), at least one row; of many rows some are searched, and all give the extremes.
+        weights: (rows,), not negative.
+        bits: of the grid.
+        contains_zero: widen every range to contain zero, so that zero is on the grid.
+        rows: how many rows are searched at most.
+    """
+    extremes = x.amin(0).double(), x.amax(0).double()
+    step = -(-len(x) // rows)
+    search = _Search(x[::step], weights[::step], bits, contains_zero)
+    lows, highs = _quantiles(search.x, clip_candidates(bits), extremes)
+    best = search.best(zip(lows, highs, strict=True))
+    best = search.best(((best[0], high) for high in highs), best)
+    best = search.best(((low, best[1]) for low in lows), best)
+    return search.best((rescaled(*best, factor) for factor in FACTORS), best)
+
+
+def search_clipped_range(
+    x: Tensor,
+    weights: Tensor,
+    bits: int,
+    *,
+    margin: float = 1.0,
+    contains_zero: bool = False,
+    rows: int = SEARCHED_ROWS,
+) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point per column of the range of `search_ends`, widened about its middle.
+
+    Args:
+        margin: factor by which the range is widened, for values that these rows do not show.
+    """
+    low, high = rescaled(*search_ends(x, weights, bits, contains_zero=contains_zero, rows=rows), margin)
+    if contains_zero:
+        low, high = low.clamp(max=0), high.clamp(min=0)
+    return affine_parameters(low, high, 2**bits - 1)
+
+
+def rescaled(low: Tensor, high: Tensor, factor: float) -> tuple[Tensor, Tensor]:
+    """Return the ends of a range made wider or narrower about its middle."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return middle - factor * half, middle + factor * half
+
+
+def range_errors(x: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: int) -> Tensor:
+    """Return the weighted squared error of every column, (columns,), on the grid from `low` to `high`."""
+    max_code = 2**bits - 1
+    scale, zero_point = (t.to(x.dtype) for t in affine_parameters(low, high, max_code))
+    values = (x / scale).round_()
+    torch.maximum(values, -zero_point, out=values)
+    torch.minimum(values, max_code - zero_point, out=values)
+    return weights @ values.mul_(scale).sub_(x).square_()
+
+
+def _quantiles(x: Tensor, shares: Sequence[float], ends: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the lower and the upper quantiles of every column; the ends themselves are those of all rows."""
+    ordered = x.sort(0).values.double()
+    last = len(ordered) - 1
+    places = [round(share * last) for share in shares]
+    lows = [ends[0] if share == 0 else ordered[place] for share, place in zip(shares, places, strict=True)]
+    highs = [ends[1] if share == 0 else ordered[last - place] for share, place in zip(shares, places, strict=True)]
+    return lows, highs
+
+
+class _Search:
+    """Compares ranges on the same rows.
+
+    Args:
+        x: (rows, columns).
+        weights: (rows,).
+    """
+
+    def __init__(self, x: Tensor, weights: Tensor, bits: int, contains_zero: bool) -> None:
+        self.x, self.weights, self.bits, self.contains_zero = x, weights.to(x.dtype), bits, contains_zero
+        self.errors: Tensor | None = None
+
+    def best(
+        self, candidates: Iterator[tuple[Tensor, Tensor]], best: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return, column by column, the ends of least error among `best` and the candidates."""
+        for low, high in candidates:
+            if self.contains_zero:
+                low, high = low.clamp(max=0), high.clamp(min=0)
+            errors = range_errors(self.x, self.weights, low, high, self.bits)
+            if best is None:
+                best, self.errors = (low, high), errors
+                continue
+            is_better = errors < self.errors
+            best = torch.where(is_better, low, best[0]), torch.where(is_better, high, best[1])
+            self.errors = torch.where(is_better, errors, self.errors)
+        return best

@@ -1,0 +1,44 @@
+"""GPTQ on a metric that is held as rows: for the widest layers, whose matrix would outweigh the rows many times.
+
+With errors E of the columns done, seen in row space as E X_done^T, the best correction of all columns from the next
+block on is -(E X_done^T) K^-1 X, K = X X^T + lam I over these columns; the metric within the block is the Schur
+complement of what lies behind it. Both need kernels of (rows, rows) only, one factorization a block.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .gptq import gptq
+from .row_problem import RowsMetric
+from .weight_grid import QuantizedWeight
+
+BLOCK = 256
+
+
+def gptq_on_rows(quantized: QuantizedWeight, target: Tensor, metric: RowsMetric, block: int = BLOCK) -> QuantizedWeight:
+    """Return the weight quantized on the grid of `quantized`, of one group, column by column from left to right.
+
+    Args:
+        target: W*, (out, in).
+        block: columns between two factorizations; does not change the result but for rounding errors.
+    """
+    rows, lam = metric.rows, metric.lam
+    kernel = (rows @ rows.T).double()
+    kernel.diagonal().add_(lam)
+    factor = torch.linalg.cholesky(kernel)
+    seen = target.new_zeros(len(target), len(rows))  # E X_done^T
+    codes = torch.empty_like(target)
+    for start in range(0, target.shape[1], block):
+        columns = rows[:, start : start + block]
+        pull = torch.cholesky_solve(seen.T.double(), factor).to(target.dtype)
+        wanted = target[:, start : start + block] - pull.T @ columns
+        kernel -= (columns @ columns.T).double()
+        factor = torch.linalg.cholesky(kernel)
+        schur = lam * (columns.T.double() @ torch.cholesky_solve(columns.double(), factor))
+        schur.diagonal().add_(lam)
+        done = gptq(replace(quantized, codes=wanted), wanted, schur, damping=0.0)
+        codes[:, start : start + block] = done.codes
+        seen += (done.weight - target[:, start : start + block]) @ columns.T
+    return replace(quantized, codes=codes)

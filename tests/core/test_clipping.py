@@ -1,0 +1,55 @@
+"""Clipped ranges: against brute force over the same candidates, outliers, zero, the margin."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from erq_mm.core.clipping import search_clipped_range
+from erq_mm.core.scale_search import affine_parameters
+
+
+def error(x: Tensor, weights: Tensor, scale: Tensor, zero_point: Tensor, bits: int) -> Tensor:
+    codes = (torch.round(x / scale) + zero_point).clamp(0, 2**bits - 1)
+    return weights @ ((codes - zero_point) * scale - x).square()
+
+
+@pytest.mark.parametrize('bits', [2, 3, 4, 8])
+def test_never_worse_than_minimum_and_maximum(bits: int) -> None:
+    x, weights = torch.randn(600, 5).double() ** 3, torch.rand(600).double()
+    found = error(x, weights, *search_clipped_range(x, weights, bits), bits)
+    plain = error(x, weights, *affine_parameters(x.amin(0), x.amax(0), 2**bits - 1), bits)
+    assert (found <= plain * (1 + 1e-9)).all()
+    assert (found[plain > 0] < plain[plain > 0]).any()
+
+
+def test_each_end_is_clipped_on_its_own() -> None:
+    """One outlier far below: the lower end moves, the upper one stays."""
+    x = torch.rand(2000, 1).double()
+    x[7] = -4
+    scale, zero_point = search_clipped_range(x, torch.ones(2000).double(), 4)
+    low, high = -zero_point * scale, (15 - zero_point) * scale
+    assert float(low) > -1 and 0.8 < float(high) < 1.3
+
+
+def test_weights_decide_what_counts() -> None:
+    x = torch.cat([torch.rand(500, 1), 30 * torch.rand(50, 1)]).double()
+    light = torch.cat([torch.ones(500), torch.zeros(50)]).double()
+    heavy = torch.cat([torch.zeros(500), torch.ones(50)]).double()
+    scales = [float(search_clipped_range(x, weights, 4)[0]) for weights in (light, heavy)]
+    assert scales[0] < scales[1]
+
+
+def test_margin_widens_about_the_middle_and_zero_is_kept_on_the_grid() -> None:
+    x, ones = torch.rand(300, 3).double() + 2, torch.ones(300).double()
+    narrow, wide = (search_clipped_range(x, ones, 8, margin=margin)[0] for margin in (1.0, 1.5))
+    torch.testing.assert_close(wide, 1.5 * narrow)
+    scale, zero_point = search_clipped_range(x, ones, 4, contains_zero=True)
+    assert ((zero_point >= 0) & (zero_point <= 15)).all()
+    assert (scale * 15 >= x.amax(0) * 0.7).all()
+
+
+@pytest.mark.parametrize('value', [0.0, -3.0, 5.0])
+def test_constant_columns_and_one_row(value: float) -> None:
+    x = torch.full((1, 2), value)
+    scale, zero_point = search_clipped_range(x, torch.ones(1), 4)
+    assert (scale > 0).all() and torch.isfinite(zero_point).all()
