@@ -127,12 +127,25 @@ class ShiftedWindows(PaddedWindows):
         images, _, channels = query.shape
         height, width = hw_shape
         window, shift = (self.window_size,) * 2, self.shift_size
-        padded = pad_to_windows(query.view(images, height, width, channels), window, self.pad_value)
+        padded = self._shifted(query, hw_shape, self.pad_value)
         regions = None
         if shift > 0:
             regions = region_numbers(*padded.shape[1:3], window, (shift, shift), padded.device)
-            padded = torch.roll(padded, (-shift, -shift), dims=(1, 2))
         merged = merge(self.w_msa(partition(padded, window), regions=regions), window, padded.shape)
         if shift > 0:
             merged = torch.roll(merged, (shift, shift), dims=(1, 2))
         return self.drop(merged[:, :height, :width].reshape(images, height * width, channels))
+
+    def arrange(self, tokens: Tensor, fill: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Return tokens, (images, height * width, any), in the order in which the attention sees them.
+
+        Args:
+            fill: what stands in padded places, (any,).
+        """
+        return partition(self._shifted(tokens, hw_shape, fill), (self.window_size,) * 2)
+
+    def _shifted(self, tokens: Tensor, hw_shape: tuple[int, int], fill: Tensor) -> Tensor:
+        """Return the feature map, padded to whole windows and shifted."""
+        shift = self.shift_size
+        padded = pad_to_windows(tokens.view(tokens.shape[0], *hw_shape, tokens.shape[2]), (self.window_size,) * 2, fill)
+        return torch.roll(padded, (-shift, -shift), dims=(1, 2)) if shift > 0 else padded

@@ -33,11 +33,23 @@ class ShiftedWindowBlock(PaddedWindows):
     def _attend(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
         window, (down, across) = self.window_size, self.shift_size
-        if down or across:
-            x = torch.roll(x, (-down, -across), dims=(1, 2))
-        padded = pad_to_windows(x, window, self.pad_value)
+        padded = self._shifted(x, self.pad_value)
         x = merge(self._attend_in_windows(partition(padded, window), padded), window, padded.shape)[:, :height, :width]
         return torch.roll(x, (down, across), dims=(1, 2)) if down or across else x
+
+    def arrange(self, tokens: Tensor, fill: Tensor) -> Tensor:
+        """Return tokens, (images, height, width, any), in the order in which the attention sees them.
+
+        Args:
+            fill: what stands in padded places, (any,).
+        """
+        return partition(self._shifted(tokens, fill), self.window_size)
+
+    def _shifted(self, x: Tensor, fill: Tensor) -> Tensor:
+        """Return the feature map, shifted and then padded to whole windows."""
+        down, across = self.shift_size
+        x = torch.roll(x, (-down, -across), dims=(1, 2)) if down or across else x
+        return pad_to_windows(x, self.window_size, fill)
 
     def _attend_in_windows(self, windows: Tensor, padded: Tensor) -> Tensor:
         """Attend within windows of a padded map; the attention itself is timm's own if it has been left float."""

@@ -35,8 +35,9 @@ class Site:
         kind: `linear`, `conv` or `matmul`.
         roles: of the input; of both operands for a matmul.
         norm: name of the LayerNorm whose output is the input, if any.
-        windows: name of the module that pads between that LayerNorm and the layer, if any.
+        windows: name of the module that pads between that LayerNorm, or that of `stream`, and the layer, if any.
         block: name of the block that reconstruction treats as one to which it belongs, if any.
+        stream: name of the LayerNorm at the beginning of the sublayer that it ends, to whose input its output is added.
         is_merging: whether it merges patches.
         is_qkv: whether its output rows are the queries, keys and values of an attention.
         aliases: further names of the layer, of a module that stands in several places.
@@ -48,6 +49,7 @@ class Site:
     norm: str | None = None
     windows: str | None = None
     block: str | None = None
+    stream: str | None = None
     is_merging: bool = False
     is_qkv: bool = False
     aliases: tuple[str, ...] = ()
@@ -88,6 +90,7 @@ class _Finder:
         self.parents = Counter(child for module in self.modules.values() for child in module._modules.values())
         self.canonical = {module: name for name, module in self.modules.items()}
         self.inputs: dict[str, Input] = {}
+        self.residuals: dict[str, tuple[str, str | None]] = {}
         self.blocks: set[str] = set()
         self.merging: set[str] = set()
         self.qkv: set[str] = set()
@@ -126,6 +129,9 @@ class _Finder:
                 self.inputs[layer] = self._absolute(module, given, [self._below(module, other) for other in beside])
             if part.is_merging:
                 self.merging.add(layer)
+        for path, given in part.residuals.items():
+            windows = None if given.windows is None else self._below(module, given.windows)
+            self.residuals[self._below(module, path)] = self._below(module, given.norm), windows
         self.blocks |= {self._below(module, path) for path in part.blocks}
         if part.qkv is not None:
             self.qkv.add(self._below(module, part.qkv))
@@ -187,8 +193,9 @@ class _Finder:
     def _layer_site(self, name: str, module: nn.Module) -> Site:
         kind = 'linear' if isinstance(module, nn.Linear) else 'conv'
         given = self.inputs.get(name, Input(f'{kind}_input'))
+        stream, windows = self.residuals.get(name, (None, given.windows))
         return Site(
-            name, kind, (given.role,), given.norm, given.windows, _enclosing(name, self.blocks),
+            name, kind, (given.role,), given.norm, windows, _enclosing(name, self.blocks), stream,
             name in self.merging, name in self.qkv, tuple(self.aliases.get(name, ())),
         )  # fmt: skip
 

@@ -7,7 +7,7 @@ from torch import nn
 
 from ..recognition import is_exactly
 from . import mmdet_swin, mmpretrain_vit, timm_swin, timm_vit, torch_attention, transformers_dinov2
-from .base import Input, Part, Types
+from .base import Input, Part, Residual, Types
 from .sequential import read_sequential
 
 FAMILIES = (
@@ -26,7 +26,8 @@ def part_of(module: nn.Module) -> Part | None:
     if part is None:
         return None
     inputs = {path: given for path, given in part.inputs.items() if has_children(module, (path,), given.needs)}
-    return Part(**vars(part) | {'inputs': inputs})
+    residuals = {path: given for path, given in part.residuals.items() if has_children(module, (path,), given.needs)}
+    return Part(**vars(part) | {'inputs': inputs, 'residuals': residuals})
 
 
 def why_unknown(module: nn.Module) -> str:
@@ -68,4 +69,4 @@ def has_children(module: nn.Module, paths: tuple[str, ...], types: Types) -> boo
     return all(is_exactly(found[path], name) for path, name in types.items())
 
 
-__all__ = ['FAMILIES', 'Input', 'Part', 'has_children', 'part_of', 'why_unknown']
+__all__ = ['FAMILIES', 'Input', 'Part', 'Residual', 'has_children', 'part_of', 'why_unknown']

@@ -35,6 +35,21 @@ class Input:
 
 
 @dataclass(frozen=True)
+class Residual:
+    """Where the output of a layer is added, as it is, to the stream that its sublayer began with.
+
+    Attributes:
+        norm: path of the LayerNorm that the stream goes into at the beginning of the sublayer.
+        windows: path of the module that rearranges tokens between the two; its replacement has a method `arrange`.
+        needs: path -> type (or several) that a module must have exactly for this to be true.
+    """
+
+    norm: str
+    windows: str | None = None
+    needs: Types = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Part:
     """One type of module of a family. Paths are relative to the module; '' is the module itself.
 
@@ -44,6 +59,7 @@ class Part:
         makes: path of a linear layer that only the replacement has -> what its input is. Parameters of the module are
             then quantized as those of these layers.
         products: name of a product of activations -> the roles of its two operands.
+        residuals: path of the last layer of a sublayer -> where its output is added.
         qkv: path of the layer whose rows are queries, keys and values.
         blocks: paths of what block reconstruction treats as one.
         is_merging: whether its layers merge patches.
@@ -57,6 +73,7 @@ class Part:
     inputs: Mapping[str, Input] = field(default_factory=dict)
     makes: Mapping[str, Input] = field(default_factory=dict)
     products: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    residuals: Mapping[str, Residual] = field(default_factory=dict)
     qkv: str | None = None
     blocks: tuple[str, ...] = ()
     is_merging: bool = False

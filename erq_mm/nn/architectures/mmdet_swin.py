@@ -1,7 +1,7 @@
 """mmdet's Swin: pre-norm blocks, windows padded between norm1 and qkv, patches merged behind a norm."""
 
 from ..attention import QuantWindowMSA, ShiftedWindows
-from .base import GELU, LAYER_NORM, Input, Part
+from .base import GELU, LAYER_NORM, Input, Part, Residual
 
 SWIN = 'mmdet.models.backbones.swin'
 LAYERS = 'mmdet.models.layers.transformer.utils'
@@ -15,6 +15,10 @@ PARTS = (
             'attn.w_msa.qkv': Input('post_norm', 'norm1', 'attn', {'attn': WINDOWS, 'attn.w_msa': ATTENTION}),
             'ffn.layers.0.0': Input('post_norm', 'norm2', needs={'ffn': FFN}),
             'ffn.layers.1': Input('post_gelu', needs={'ffn': FFN, 'ffn.layers.0.1': GELU}),
+        },
+        residuals={
+            'attn.w_msa.proj': Residual('norm1', 'attn', {'attn': WINDOWS, 'attn.w_msa': ATTENTION}),
+            'ffn.layers.1': Residual('norm2', needs={'ffn': FFN}),
         },
         blocks=('',),
     ),

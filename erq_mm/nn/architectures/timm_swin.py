@@ -2,8 +2,8 @@
 
 from ..attention import QuantWindowMSA
 from ..shifted_block import ShiftedWindowBlock
-from .base import LAYER_NORM, Input, Part
-from .timm_vit import MLP_INPUTS, PATCH_EMBED
+from .base import LAYER_NORM, Input, Part, Residual
+from .timm_vit import MLP, MLP_INPUTS, PATCH_EMBED
 
 SWIN = 'timm.models.swin_transformer'
 ATTENTION = f'{SWIN}.WindowAttention'
@@ -12,6 +12,7 @@ PARTS = (
     Part(
         f'{SWIN}.SwinTransformerBlock',
         inputs={'attn.qkv': Input('post_norm', 'norm1', windows=''), **MLP_INPUTS},
+        residuals={'attn.proj': Residual('norm1', ''), 'mlp.fc2': Residual('norm2', needs={'mlp': MLP})},
         blocks=('',),
         needs={'attn': ATTENTION},
         replacement=lambda module, _: ShiftedWindowBlock(module),

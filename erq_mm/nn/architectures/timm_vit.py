@@ -1,7 +1,7 @@
 """timm's ViT, DeiT and DINOv2: pre-norm blocks; LayerScale, drop path and norms of queries and keys change nothing."""
 
 from ..self_attention import QuantAttention
-from .base import GELU, IDENTITY, Input, Part
+from .base import GELU, IDENTITY, Input, Part, Residual
 
 MLP = 'timm.layers.mlp.Mlp'
 PATCH_EMBED = 'timm.layers.patch_embed.PatchEmbed'
@@ -21,6 +21,11 @@ PARTS = (
             'attn.qkv': Input('post_norm', 'norm1', needs={'attn': ATTENTION}),
             'attn.gate': Input('post_norm', 'norm1', needs={'attn': ATTENTION}),
             **MLP_INPUTS,
+        },
+        # a LayerScale between them multiplies what is added
+        residuals={
+            'attn.proj': Residual('norm1', needs={'attn': ATTENTION, 'ls1': IDENTITY}),
+            'mlp.fc2': Residual('norm2', needs={'mlp': MLP, 'ls2': IDENTITY}),
         },
         blocks=('',),
     ),

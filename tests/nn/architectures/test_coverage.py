@@ -59,4 +59,5 @@ def test_models_of_the_papers(name: str, blocks: int) -> None:
     folded = sum(site.norm is not None for site in plan.sites)
     merging = sum(site.is_merging for site in plan.sites)
     assert (folded, merging) == (2 * blocks + merging, 3 if name in SWINS else 0)
-    assert sum(site.windows is not None for site in plan.sites) == (blocks if name in SWINS else 0)
+    padded = [site for site in plan.sites if site.norm is not None and site.windows is not None]
+    assert len(padded) == (blocks if name in SWINS else 0)
