@@ -54,6 +54,14 @@ class CalibrationTask(ABC):
         kinds = (('loss', HasLoss), ('predictions', HasPredictions))
         return {name for name, protocol in kinds if isinstance(self, protocol)}
 
+    def with_copies(self, count: int, seed: int) -> 'CalibrationTask':
+        """Return a task that runs `count` altered copies of every image as well, where the images can be altered."""
+        return self
+
+    def sources(self) -> int:
+        """Return the number of images that are no altered copies."""
+        return len(self)
+
     def pairs_rows(self, model: nn.Module, name: str) -> bool:
         """Whether layer `name` gets the same rows, in the same order, from the float and from the quantized model.
 

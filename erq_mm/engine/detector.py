@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..calibration.state import full_precision
 from ..calibration.task import CalibrationTask, Predictions
+from .image_copies import altered_copies
 from .model_kinds import ImageTask
 from .objectives import dense_divergence, detector_loss
 from .two_stage import RegionMemory, evaluated_part, ignores_masks, is_known_two_stage, two_stage_parts
@@ -34,6 +35,7 @@ class DetectorTask(ImageTask):
 
     def __init__(self, images: Sequence[dict[str, Any]], with_masks: bool, with_labels: bool = False) -> None:
         self.images, self.with_masks, self.with_labels = list(images), with_masks, with_labels
+        self._sources = len(self.images)
         self._memories: dict[tuple[int, str], RegionMemory] = {}  # by image, and name of the detector in the model
 
     def __len__(self) -> int:
@@ -48,6 +50,19 @@ class DetectorTask(ImageTask):
             return set()
         has_loss = detector.train_cfg is not None and type(detector).loss is TwoStageDetector.loss
         return {'loss', 'predictions'} if has_loss and not self._needs_masks(model) else {'predictions'}
+
+    def with_copies(self, count: int, seed: int) -> 'DetectorTask':
+        copies = [
+            copy
+            for index, image in enumerate(self.images)
+            for copy in altered_copies(image, count, seed + 1000 * index)
+        ]
+        more = DetectorTask([*self.images, *copies], self.with_masks, self.with_labels)
+        more._memories, more._sources = dict(self._memories), len(self.images)
+        return more
+
+    def sources(self) -> int:
+        return self._sources
 
     def idle_parts(self, model: nn.Module) -> list[str]:
         return idle_detectors(model, self)

@@ -1,8 +1,10 @@
 """The regions of interest of a two-stage detector: those of the float model go through the heads in every run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
@@ -118,7 +120,7 @@ class _Run:
 
     def __init__(self, memory: RegionMemory, detector: TwoStageDetector, needs_masks: bool) -> None:
         self.memory, self.rpn_head, self.head = memory, detector.rpn_head, detector.roi_head
-        self.rpn_predict = detector.rpn_head.predict
+        self.rpn_predict = _method(detector.rpn_head, 'predict')
         self.pastes_masks = needs_masks and self.head.with_mask
 
     def finish(self, features: Features, metas: list[dict], found: _Detection, rescale: bool) -> list[InstanceData]:
@@ -200,17 +202,53 @@ class _Replay(_Run):
             ) from None
 
 
+_STAND_INS: ContextVar[Mapping[tuple[int, str], Any]] = ContextVar(
+    'stand-ins for methods', default=MappingProxyType({})
+)
+
+
 @contextmanager
 def _replaced(module: nn.Module, name: str, function: Any) -> Iterator[None]:
-    """Let `module.name` be `function` while the block runs; the class keeps its method."""
-    own = vars(module)
-    before = {name: own[name]} if name in own else {}
-    own[name] = function
+    """Let `module.name` be `function` while the block runs; the class keeps its method.
+
+    Forwards that are interrupted by one another, each in a context of its own, see each its own function.
+    """
+    own, key = vars(module), (id(module), name)
+    if not isinstance(own.get(name), _Dispatch):
+        own[name] = _Dispatch(key, _method(module, name), {name: own[name]} if name in own else {})
+    dispatch = own[name]
+    dispatch.users += 1
+    token = _STAND_INS.set({**_STAND_INS.get(), key: function})
     try:
         yield
     finally:
-        del own[name]
-        own.update(before)
+        _STAND_INS.reset(token)
+        dispatch.users -= 1
+        if not dispatch.users:
+            del own[name]
+            own.update(dispatch.before)
+
+
+def _method(module: nn.Module, name: str) -> Any:
+    """Return a module's own method, also while other forwards replace it."""
+    found = getattr(module, name)
+    return found.method if isinstance(found, _Dispatch) else found
+
+
+class _Dispatch:
+    """What stands in a module's place for a method while any forward replaces it.
+
+    Args:
+        key: of the replacement.
+        method: what forwards without one run.
+        before: what the module itself had under the name.
+    """
+
+    def __init__(self, key: tuple[int, str], method: Any, before: dict[str, Any]) -> None:
+        self.key, self.method, self.before, self.users = key, method, before, 0
+
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
+        return _STAND_INS.get().get(self.key, self.method)(*args, **keywords)
 
 
 @contextmanager
