@@ -35,7 +35,7 @@ setup(
     packages=find_packages(include=['erq_mm', 'erq_mm.*']),
     package_data={'erq_mm.benchmark.published': ['*.json']},
     python_requires='>=3.10',
-    install_requires=['torch>=2.0', 'numpy', 'rich', 'safetensors>=0.4'],
+    install_requires=['torch>=2.0', 'numpy', 'rich', 'safetensors>=0.4', 'greenlet>=3.0'],
     extras_require={
         'mm': ['mmengine>=0.10.4,<1.0', 'mmcv>=2.0.0,<2.2.0', 'mmdet>=3.3.0,<3.4'],
         # the tested versions are in requirements/timm.txt and requirements/export.txt

@@ -8,6 +8,7 @@ PREDECESSORS = {
     'hessian_search': ('fit_activations',),
     'search_grids': ('fit_activations',),
     'reconstruct': ('fit_activations',),
+    'sequential': ('fit_activations',),
     'aqer': ('collect_statistics',),
     'wqer': ('collect_statistics', 'fit_weights'),
     'gptq': ('collect_statistics', 'fit_weights'),

@@ -83,6 +83,8 @@ def quantize_(
     image_layers = plan_quantization(model, recipe, *wanted).image_layers()  # raises what needs no forward
     check_task(task, model, needs(recipe), recipe.name, recipe.images)
     check_devices(model, task)
+    if recipe.views > len(task):
+        task = task.with_copies(-(-recipe.views // len(task)) - 1, seed)
     store = None
     if work_dir is not None:
         settings = dict(vars(recipe), bits=[w_bits, a_bits], scope=scope, overrides=overrides, seed=seed)

@@ -102,9 +102,8 @@ def test_an_image_without_proposals_still_has_a_loss(detector: tuple[nn.Module, 
     assert torch.isfinite(task.loss(model, 0))
 
 
-@pytest.mark.parametrize(
-    'recipe', ['aphq', *(pytest.param(name, marks=pytest.mark.slow) for name in ('brecq', 'mgrq'))]
-)
+@pytest.mark.slow  # the same recipes run every day on a smaller detector's parts, and one of them on the demo's
+@pytest.mark.parametrize('recipe', ['aphq', 'brecq', 'mgrq'])
 def test_reconstruction_of_a_detector(recipe: str, tiny_shapes: Path) -> None:
     """Blocks with the loss and the predictions of the real detector, heads with remembered regions."""
     import erq_mm

@@ -11,6 +11,7 @@ from .dopq import dopq
 from .fq_vit import fq_vit
 from .ptq4vit import ptq4vit, ptq4vit_channelwise
 from .reconstruction import adaround, aphq, brecq, mgrq, pd_quant, qdrop
+from .sequential import serq
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     'rtn': rtn,
@@ -18,6 +19,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     'gptq': gptq,
     'erq': erq,
     'erq_tpami': erq_tpami,
+    'serq': serq,
     'adaround': adaround,
     'brecq': brecq,
     'qdrop': qdrop,

@@ -23,6 +23,7 @@ class Recipe:
             merging is not meant by `post_norm` here.
         qkv_weight: further fields of `QuantSpec` for the weights of qkv layers of window attention.
         images: the least number of calibration images the recipe works with.
+        views: the least number of images, altered copies of them included, that the recipe calibrates on.
         note: what the report has to say about the recipe, if anything.
         deploy: use only grids that integer kernels have, see `deployable`. Every recipe takes it as an option.
         image: grid of the normalised image. `pixels`, its own 256 levels per channel, which reproduce it exactly
@@ -38,6 +39,7 @@ class Recipe:
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     qkv_weight: Mapping[str, Any] = field(default_factory=dict)
     images: int = 1
+    views: int = 1
     note: str = ''
     deploy: bool = False
     image: str = 'pixels'
@@ -54,9 +56,10 @@ class Recipe:
             for r, spec in self.activations.items()
             if spec.get('granularity') == 'channel' and spec.get('grid', 'uniform') == 'uniform'
         ]
-        if channelwise and 'reparameterize' not in types:
+        if channelwise and not {'reparameterize', 'sequential'} & set(types):
             raise ValueError(
-                f"recipe {self.name!r}: roles {channelwise} are fitted per channel: add the step 'reparameterize'"
+                f'recipe {self.name!r}: roles {channelwise} are fitted per channel: add the step '
+                "'reparameterize' or 'sequential'"
             )
         if self.deploy:
             check_deployable(self.name, self.steps, self.activations, (self.weight, *self.weights.values()))

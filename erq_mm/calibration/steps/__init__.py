@@ -11,6 +11,7 @@ from typing import Any
 
 from ..recipes.base import Recipe
 from ..reconstruction.options import ReconstructionOptions
+from ..sequential.options import SequentialOptions
 from ..state import Calibration, SiteState
 from .collect_statistics import collect_statistics
 from .fit_activations import fit_activations
@@ -19,6 +20,7 @@ from .reconstruct import reconstruct
 from .reparameterize import reparameterize
 from .search_grids import check_options as check_search
 from .search_grids import search_grids
+from .sequential import sequential
 from .weights import aqer, check_corrections, fit_weights, gptq, wqer
 
 MODEL_STEPS = {
@@ -28,6 +30,7 @@ MODEL_STEPS = {
     'hessian_search': hessian_search,
     'collect_statistics': collect_statistics,
     'reconstruct': reconstruct,
+    'sequential': sequential,
 }
 LAYER_STEPS = {'aqer': aqer, 'fit_weights': fit_weights, 'gptq': gptq, 'wqer': wqer}
 
@@ -41,10 +44,13 @@ STEP_NEEDS: dict[str, Callable[[Mapping[str, Any]], set[str]]] = {
     'reconstruct': lambda options: ReconstructionOptions(**options).needs(),
     'search_grids': lambda options: check_search(**options),
     'hessian_search': lambda options: SearchOptions(**options).needs(),
+    'sequential': lambda options: SequentialOptions(**options) and set(),
 }
 # put the weights on a grid: a recipe has exactly one of them
-WEIGHT_STEPS = ('fit_weights', 'hessian_search', 'reconstruct')
-OPTION_CLASSES = {'hessian_search': SearchOptions, 'reconstruct': ReconstructionOptions}  # of steps with many options
+WEIGHT_STEPS = ('fit_weights', 'hessian_search', 'reconstruct', 'sequential')
+OPTION_CLASSES = {  # of steps with many options
+    'hessian_search': SearchOptions, 'reconstruct': ReconstructionOptions, 'sequential': SequentialOptions,
+}  # fmt: skip
 
 
 def step_options(step: Mapping[str, Any]) -> dict[str, Any]:

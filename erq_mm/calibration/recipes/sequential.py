@@ -1,0 +1,35 @@
+"""Sequential error reduction, the project's own recipe."""
+
+from dataclasses import fields
+from typing import Any
+
+from ..sequential.options import SequentialOptions
+from .base import Recipe
+from .closed_form import REPQ_ACTIVATIONS
+
+GRIDS = ('own', 'published')
+OWN_ACTIVATIONS = {
+    'post_norm': {'granularity': 'channel'},
+    'linear_input': {'grid': 'channel_uniform'},
+    'post_gelu': {'grid': 'channel_uniform'},
+    'post_softmax': {'grid': 'log_normalised'},
+}
+
+
+def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
+    """Sequential error reduction: every layer is corrected for what the quantized layers before it do to its input.
+
+    Args:
+        grids: `own`, a grid of every channel for the inputs of all linear layers and a normalised logarithmic one for
+            the softmax; or `published`, those of RepQ-ViT and ERQ.
+        views: with fewer images, altered copies of them make up for what is missing.
+        options: fields of `SequentialOptions`.
+    """
+    if grids not in GRIDS:
+        raise ValueError(f'grids must be one of {GRIDS}, got {grids!r}')
+    unknown = sorted(set(options) - {field.name for field in fields(SequentialOptions)})
+    if unknown:
+        raise ValueError(f'serq has no option {unknown}')
+    step = {'type': 'sequential'} | ({'clipping': False, 'margin': 1.0} if grids == 'published' else {}) | options
+    activations = OWN_ACTIVATIONS if grids == 'own' else REPQ_ACTIVATIONS
+    return Recipe('serq', steps=({'type': 'fit_activations'}, step), activations=activations, views=views)

@@ -1,0 +1,156 @@
+"""Fit one layer to its rows: the range of its input, its weight, its codes."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ...core.clipping import search_clipped_range
+from ...core.code_search import search_codes
+from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
+from ...core.quantizers.uniform import UniformQuantizer
+from ...core.reparameterization import Reparameterization, absorb_, constant_channels, fold_
+from ...core.reparameterization import reparameterize as choose_change
+from ...core.row_problem import RowProblem
+from ...core.scale_search import search_uniform_range
+from ..state import Calibration, SiteState
+from .options import SequentialOptions
+from .rows import Rows
+
+HELD_SHARE = 0.25  # of the images
+SHARES = (0.01, 0.1, 1.0, 10.0, 100.0)  # dampings that are tried beside that of the rows per column
+
+
+class LayerFitter:
+    """Fits layers in the order in which they are handed over; afterwards they are quantized.
+
+    Args:
+        calibration: whose sites these are.
+        options: of the step.
+    """
+
+    def __init__(self, calibration: Calibration, options: SequentialOptions) -> None:
+        self.options, self.modules = options, dict(calibration.model.named_modules())
+        self.behind: dict[str, list[SiteState]] = {}
+        for state in calibration.layers():
+            if state.input_specs[0].granularity == 'channel' and state.site.norm is not None:
+                self.behind.setdefault(state.site.norm, []).append(state)
+        self.calibration = calibration
+        self.changes: dict[str, Reparameterization] = {}  # of LayerNorms that have been folded
+        images, views = calibration.task.sources(), len(calibration.task)
+        self.margin = options.widening(images, views)
+        self.least_share = images**-2 if views > images else 0.0  # rows of copies are not independent
+
+    def fit(self, state: SiteState, rows: Rows) -> None:
+        """Fit and install one layer; without rows it is rounded to nearest and its input stays as it was fitted."""
+        weight, bias = state.layer.weight_matrix().clone(), _copy(state.layer.bias)
+        target = rows.x @ weight.T if bias is None else torch.addmm(bias, rows.x, weight.T)
+        if rows.stream_error is not None and self.options.residual_target:
+            target += rows.stream_error
+        weights = rows.weights if self.options.token_weights else None
+        x = self._fit_input(state, rows.x_q, weights)
+        self._fit_weight(state, x, target, weights, rows.images)
+        state.activate()
+
+    def _fit_input(self, state: SiteState, x: Tensor, weights: Tensor | None) -> Tensor:
+        """Choose the grid of a layer's input and return the rows on it, as its product sees them."""
+        quantizer, spec = state.quantizers()[0], state.input_specs[0]
+        if spec.granularity == 'channel' and state.site.norm is not None:
+            if state.site.norm not in self.changes:
+                change = self._change(state, x, weights)
+                self._fold(state.site.norm, change)
+                x = change.apply(x)
+        elif isinstance(quantizer, ChannelUniformQuantizer):
+            change = self._change(state, x, weights)
+            absorb_(state.layer.weight.data, state.layer.bias.data, change)
+            quantizer.change_(change)
+        elif type(quantizer) is UniformQuantizer and self.options.clipping and state.site.roles != ('image',):
+            fit_tensor_(quantizer, x.reshape(-1), self.margin)
+        return quantizer.fake_quantize(x)
+
+    def _change(self, state: SiteState, x: Tensor, weights: Tensor | None) -> Reparameterization:
+        """Return the change of variables after which one grid serves all channels."""
+        spec, histogram = state.input_specs[0], state.histograms[0]
+        low, high = x.amin(0).double(), x.amax(0).double()
+        if self.options.clipping or histogram.num_channels != x.shape[1]:
+            weights = x.new_ones(len(x)) if weights is None else weights
+            scale, zero_point = search_clipped_range(x, weights, spec.bits, margin=self.margin)
+        else:
+            scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
+            low, high = histogram.minimum.double(), histogram.maximum.double()
+        constant, value = constant_channels(low, high), (low + high) / 2
+        return choose_change(scale, zero_point, spec.max_code, constant=constant, value=value)
+
+    def _fold(self, name: str, change: Reparameterization) -> None:
+        """Change a LayerNorm and all layers behind it, and give these their common grid."""
+        norm, states = self.modules[name], self.behind[name]
+        fold_(norm.weight, norm.bias, [(state.layer.weight, state.layer.bias) for state in states], change)
+        for state in states:
+            state.quantizers()[0].set_parameters(change.scale, change.zero_point)
+        windows = states[0].site.windows
+        if windows is not None:
+            self.modules[windows].pad_value.copy_(change.pad_value)
+        self.calibration.folded.add(name)
+        self.changes[name] = change
+
+    def _share(self, x: Tensor, residual: Tensor, weights: Tensor | None, images: Tensor) -> float:
+        """Return the damping of a layer: of several, that of the least error on images that were held back."""
+        first, held = self.options.share(len(x), x.shape[1]), held_back(images)
+        if not self.options.correct or self.options.damping is not None:
+            return first
+        first = max(first, self.least_share)
+        if held is None:
+            return first
+        weights = x.new_ones(len(x)) if weights is None else weights
+        fitted, test = (RowProblem(x[part], residual[part], weights[part]) for part in (~held, held))
+        errors = {}
+        for share in sorted({first, *(share for share in SHARES if share > first)}):
+            errors[share] = test.error(fitted.correction(share))
+        return min(errors, key=errors.__getitem__)
+
+    def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor | None, images: Tensor) -> None:
+        layer, options = state.layer, self.options
+        weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
+        residual = target - (x @ weight.T if bias is None else torch.addmm(bias, x, weight.T))
+        problem = RowProblem(x, residual, weights)
+        share = self._share(x, residual, weights, images)
+        report = state.report
+        report.rows = len(x)
+        report.output_mse['activation'] = problem.error(torch.zeros_like(weight))
+        change = problem.correction(share) if options.correct else torch.zeros_like(weight)
+        report.output_mse['correction'] = problem.error(change)
+        wanted = weight + change
+        quantized = search_codes(wanted, problem.metric(options.share(len(x), x.shape[1])), layer.weight_spec)
+        total = quantized.weight - weight
+        report.output_mse['codes'] = problem.error(total)
+        if bias is not None:
+            bias = bias + problem.bias_change(total)
+        layer.install_(replace(quantized, bias=bias))
+
+
+def held_back(images: Tensor) -> Tensor | None:
+    """Return which rows are of held-back images, bool (rows,): the last quarter of them; None of fewer than four."""
+    count = int(images.max()) + 1 if len(images) else 0
+    if count < 4:
+        return None
+    held = images >= round((1 - HELD_SHARE) * count)
+    return None if bool(held.all() | ~held.any()) else held
+
+
+def fit_tensor_(quantizer: UniformQuantizer, values: Tensor, margin: float, limit: int = 2**18) -> None:
+    """Give a per-tensor quantizer the range of least squared error on `values`, of any shape; zero stays on it."""
+    values = values.reshape(-1)
+    if not len(values):
+        return
+    low, high = values.aminmax()
+    step = -(-len(values) // limit)
+    sample = torch.cat([values[::step], torch.stack([low, high])])[:, None]
+    ones = sample.new_ones(len(sample))
+    scale, zero_point = search_clipped_range(
+        sample, ones, quantizer.spec.bits, margin=margin, contains_zero=True, rows=len(sample)
+    )
+    quantizer.set_parameters(scale, zero_point)
+
+
+def _copy(bias: nn.Parameter | None) -> Tensor | None:
+    return None if bias is None else bias.detach().clone()

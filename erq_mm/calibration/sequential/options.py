@@ -1,0 +1,54 @@
+"""Options of the step `sequential`."""
+
+from dataclasses import dataclass
+
+MARGIN, MARGIN_OF_COPIES = 1.1, 0.25
+
+
+@dataclass(frozen=True)
+class SequentialOptions:
+    """How layers are fitted one after the other.
+
+    Attributes:
+        rows: the most rows of a layer that are kept, of all images together.
+        damping: of the regression on activation errors, as a share of the mean diagonal of the Gram matrix; None takes
+            a tenth of the columns per row, from 0.001 to 10, or more where that is better on held-back images.
+        correct: whether weights are corrected for activation errors at all.
+        code_damping: of the metric in which codes are chosen, where `correct` is off.
+        margin: factor by which the ranges of inputs are widened; None takes 1.1, or more where copies make up for
+            images.
+        clipping: search the ranges of inputs; False takes those of `fit_activations`, the published ones.
+        token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
+        residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
+    """
+
+    rows: int = 16384
+    damping: float | None = None
+    correct: bool = True
+    code_damping: float = 0.1
+    margin: float | None = None
+    clipping: bool = True
+    token_weights: bool = True
+    residual_target: bool = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
+            raise ValueError(f'sequential rows must be a positive integer, got {self.rows!r}')
+        for name in ('damping', 'code_damping', 'margin'):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f'sequential {name} must be positive, got {value!r}')
+
+    def share(self, rows: int, columns: int) -> float:
+        """Return the damping of a layer as a share of the mean diagonal of its Gram matrix."""
+        if not self.correct:
+            return self.code_damping
+        if self.damping is not None:
+            return self.damping
+        return min(max(0.1 * columns / max(rows, 1), 0.001), 10.0)
+
+    def widening(self, images: int, views: int) -> float:
+        """Return the margin for so many images, altered copies of them included in the views."""
+        if self.margin is not None:
+            return self.margin
+        return MARGIN + (MARGIN_OF_COPIES / images if views > images else 0.0)

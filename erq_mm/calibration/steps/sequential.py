@@ -1,0 +1,185 @@
+"""Fit one unit after the other, each on the outputs of those before it as they are quantized, with float targets."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from ...core.weight_grid import fit_weight_grid, round_to_nearest
+from ..precision import full_precision
+from ..sequential.block import BlockRows
+from ..sequential.fitting import LayerFitter
+from ..sequential.options import SequentialOptions
+from ..sequential.products import ProductSample, fit_products
+from ..sequential.rows import Rows, choose_rows, joined, pick_rows, row_count, rows_per_image
+from ..sequential.streams import Stop, Streams, counted_calls
+from ..state import Calibration, SiteState
+
+SEED_STEP = 1009
+
+
+def sequential(calibration: Calibration, **options: Any) -> None:
+    """Quantize the model from its first unit to its last.
+
+    A unit is a block of a known family, or a layer outside of all blocks. Layers that one forward calls several times
+    (heads shared by the levels of a pyramid), and those whose float and quantized rows do not belong together, are
+    fitted at the end, next to each other, on float rows.
+
+    Args:
+        options: fields of `SequentialOptions`.
+    """
+    with torch.no_grad(), full_precision():
+        _Sequence(calibration, SequentialOptions(**options)).run()
+
+
+class _Sequence:
+    def __init__(self, calibration: Calibration, options: SequentialOptions) -> None:
+        self.calibration, self.options = calibration, options
+        self.model, self.task = calibration.model, calibration.task
+        self.groups = self.task.groups()
+        self.blocks: dict[str, list[SiteState]] = {}
+        for state in calibration.sites:
+            if state.site.block is not None:
+                self.blocks.setdefault(state.site.block, []).append(state)
+        self.layers = {state.name: state for state in calibration.layers() if state.site.block is None}
+
+    def run(self) -> None:
+        calibration = self.calibration
+        calibration.prove()
+        calibration.forget_proof()
+        self.reference = copy.deepcopy(self.model)
+        self.fitter = LayerFitter(calibration, self.options)
+        units = self._units()
+        progress = calibration.progress
+        bar = None if progress is None else progress.add_task('fitting units', total=len(units))
+        streams = [Streams(model, self.task, self.groups, units) for model in (self.model, self.reference)]
+        try:
+            for stream in streams:
+                stream.start()
+            for index, (unit, stops) in enumerate(self._stops(*streams)):
+                self._fit(unit, stops, SEED_STEP * index + calibration.seed)
+                self._change_stopped(unit, streams[0])
+                if bar is not None:
+                    progress.advance(bar)
+        finally:
+            for stream in streams:
+                stream.close()
+        self._fit_rest()
+        del self.reference
+
+    def _units(self) -> list[str]:
+        """Return the blocks and layers that a forward calls exactly once, in the order of their calls."""
+        with counted_calls(self.reference, [*self.blocks, *self.layers]) as counts:
+            self.task.forward_group(self.reference, self.groups[0])
+        return [name for name, count in counts.items() if count == 1 and self._is_paired(name)]
+
+    def _is_paired(self, name: str) -> bool:
+        return self.task.pairs_rows(self.model, name)
+
+    def _stops(self, quantized: Streams, floating: Streams) -> Iterator[tuple[str, list[tuple[Stop, Stop]]]]:
+        """Yield every unit with the stops of the groups that are there, and let them go on when it is fitted."""
+        while any(stop is not None for stop in floating.stops):
+            unit = next(stop.unit for stop in floating.stops if stop is not None)
+            there = [index for index, stop in enumerate(floating.stops) if stop is not None and stop.unit == unit]
+            pairs = [(quantized.stops[index], floating.stops[index]) for index in there]
+            if any(stop is None or stop.unit != unit for stop, _ in pairs):
+                raise RuntimeError(
+                    f'the quantized model does not call {unit} where the float model does: its forward depends on '
+                    "values, so its rows cannot be paired. Take a recipe that runs the float model only, e.g. 'erq'"
+                )
+            yield unit, pairs
+            for stream in (quantized, floating):
+                stream.done.add(unit)
+                for index in there:
+                    stream.advance(index)
+
+    def _fit(self, unit: str, stops: list[tuple[Stop, Stop]], seed: int) -> None:
+        if unit in self.blocks:
+            self._fit_block(unit, stops, seed)
+        else:
+            state = self.layers[unit]
+            parts = [self._layer_rows(state, index, *pair, seed) for index, pair in enumerate(stops)]
+            self._fit_layer(state, parts)
+
+    def _change_stopped(self, unit: str, stream: Streams) -> None:
+        """Let a layer outside of blocks go on with what its LayerNorm would give now that it is folded."""
+        norm = self.layers[unit].site.norm if unit in self.layers else None
+        if norm in self.fitter.changes:
+            stream.changes[unit] = self.fitter.changes[norm].apply
+
+    def _fit_block(self, name: str, stops: list[tuple[Stop, Stop]], seed: int) -> None:
+        states = {state.name: state for state in self.blocks[name]}
+        block = BlockRows(self.model, self.reference, name, list(states.values()), stops, self.options.rows, seed)
+        pending: list[SiteState] = []
+        for state in (states[site] for site in block.order):
+            if not state.has_weight:
+                pending.append(state)
+                continue
+            if pending:
+                self._fit_products(block, pending, state.name, seed)
+                pending = []
+            self._fit_layer(state, block.rows(state))
+        for state in states.values():
+            if state.name not in block.order or state in pending:
+                self._leave(state)
+
+    def _fit_products(self, block: BlockRows, states: Sequence[SiteState], until: str, seed: int) -> None:
+        samples = {state.name: ProductSample(seed) for state in states}
+        block.products(list(samples), until, lambda name, operands: samples[name].add(*operands))
+        fit_products(states, samples, self.fitter.margin if self.options.clipping else None)
+
+    def _layer_rows(self, state: SiteState, index: int, quantized: Stop, floating: Stop, seed: int) -> Rows:
+        limit = rows_per_image(state.layer, self.options.rows, len(self.groups))
+        x, x_q = floating.args[0], quantized.args[0]
+        chosen = choose_rows(row_count(state.layer, x), limit, seed + index)
+        rows, rows_q = (pick_rows(state.layer, [tensor], chosen) for tensor in (x, x_q))
+        if state.site.norm in self.fitter.changes:  # the forward stopped behind the LayerNorm as it was
+            rows_q = self.fitter.changes[state.site.norm].apply(rows_q)
+        return Rows(rows, rows_q, None, None, torch.full((len(rows),), index))
+
+    def _fit_layer(self, state: SiteState, parts: Sequence[Rows]) -> None:
+        rows = joined(parts) if parts else None
+        if rows is None or not len(rows.x):
+            self._leave(state)
+        else:
+            self.fitter.fit(state, rows)
+
+    def _leave(self, state: SiteState) -> None:
+        """Quantize a site of which there are no rows with what is known: rounded to nearest, its input as fitted."""
+        if state.has_weight and not state.layer.has_quantized_weight:
+            layer = state.layer
+            weight, bias = layer.weight_matrix(), None if layer.bias is None else layer.bias.detach()
+            layer.install_(round_to_nearest(weight, bias, fit_weight_grid(weight, layer.weight_spec)))
+        state.activate()
+
+    def _fit_rest(self) -> None:
+        rest = [state for state in self.calibration.layers() if not state.layer.has_quantized_weight]
+        inputs: dict[str, list[list[torch.Tensor]]] = {state.name: [] for state in rest}
+        for group in self.groups if rest else []:
+            self._collect(group, rest, inputs)
+        for state in rest:
+            parts = [Rows(x, x, None, None, torch.full((len(x),), index)) for index, x in enumerate(inputs[state.name])]
+            self._fit_layer(state, parts)
+        for state in self.calibration.sites:
+            if not state.has_weight:
+                state.activate()
+
+    def _collect(self, group: Sequence[int], states: Sequence[SiteState], found: dict[str, list[Any]]) -> None:
+        calls: dict[str, list[torch.Tensor]] = {state.name: [] for state in states}
+        handles = [
+            self.reference.get_submodule(state.name).register_forward_pre_hook(
+                lambda _module, args, name=state.name: calls[name].append(args[0])
+            )
+            for state in states
+        ]
+        try:
+            self.task.forward_group(self.reference, group)
+        finally:
+            for handle in handles:
+                handle.remove()
+        for state in states:
+            total = sum(row_count(state.layer, x) for x in calls[state.name])
+            limit = rows_per_image(state.layer, self.options.rows, len(self.groups))
+            chosen = choose_rows(total, limit, self.calibration.seed)
+            found[state.name].append(pick_rows(state.layer, calls[state.name], chosen))

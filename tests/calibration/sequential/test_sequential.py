@@ -1,0 +1,215 @@
+"""The step `sequential`: rows of both models, streams and weights of a block, what has no rows, and the whole of it."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import erq_mm
+from erq_mm.calibration.pipeline import swap_for_calibration
+from erq_mm.calibration.planning import plan_quantization
+from erq_mm.calibration.recipes import resolve_recipe
+from erq_mm.calibration.sequential.block import BlockRows
+from erq_mm.calibration.sequential.options import SequentialOptions
+from erq_mm.calibration.sequential.rows import choose_rows, pick_rows, row_count
+from erq_mm.calibration.sequential.streams import Streams
+from erq_mm.nn.layers import QuantLayer
+
+from ...nn.swin import make_swin
+from ..swin_classifier import make_classifier
+
+
+def mlp() -> nn.Sequential:
+    layers = [nn.Linear(8, 16), nn.GELU(), nn.LayerNorm(16), nn.Linear(16, 24), nn.GELU(), nn.Linear(24, 4)]
+    return nn.Sequential(*layers).eval()
+
+
+def batches(count: int = 4, rows: int = 100) -> list[Tensor]:
+    return [torch.randn(rows, 8) * torch.linspace(0.1, 4, 8) for _ in range(count)]
+
+
+def error_of(model: nn.Module, quantized: nn.Module, x: Tensor) -> float:
+    with torch.no_grad():
+        wanted = model(x)
+        return float((quantized(x) - wanted).square().sum() / wanted.square().sum())
+
+
+def test_beats_the_parallel_recipes_on_rows_that_did_not_calibrate() -> None:
+    model, task, test = mlp(), erq_mm.ClassifierTask(batches()), torch.cat(batches(5))
+    errors = {}
+    for recipe in ('repq', 'erq', 'serq'):
+        quantized = copy.deepcopy(model)
+        erq_mm.quantize_(quantized, task, recipe, 3, 4)
+        errors[recipe] = error_of(model, quantized, test)
+    assert errors['serq'] < 0.8 * errors['erq'] < errors['repq']
+
+
+def test_eight_bits_keep_the_function() -> None:
+    """Folding, absorbing and changed inputs of stopped forwards: a fault in any of them would be far above rounding."""
+    model, task = mlp(), erq_mm.ClassifierTask(batches())
+    quantized = copy.deepcopy(model)
+    report = erq_mm.quantize_(quantized, task, 'serq', 8, 8)
+    assert error_of(model, quantized, torch.cat(batches(2))) < 2e-3
+    for layer in report.layers:
+        assert layer.output_mse['correction'] <= layer.output_mse['activation'] * (1 + 1e-4)
+
+
+@pytest.mark.parametrize('scope', ['linears', 'all'])
+def test_eight_bits_keep_the_function_of_a_swin(scope: str) -> None:
+    model, task = make_classifier()
+    quantized = copy.deepcopy(model)
+    erq_mm.quantize_(quantized, task, 'serq', 8, 8, scope)
+    assert error_of(model, quantized, task.batches[0]) < 5e-3
+    layers = [module for module in quantized.modules() if isinstance(module, QuantLayer)]
+    assert all(layer.has_quantized_weight and layer.input_quantizer.is_active for layer in layers)
+
+
+def calibration_of(model: nn.Module, task: erq_mm.CalibrationTask):
+    plan = plan_quantization(model, resolve_recipe('serq'), 4, 4, 'linears', {})
+    return swap_for_calibration(model, plan, task, 0, None)
+
+
+@pytest.mark.parametrize('block', ['stages.0.blocks.0', 'stages.0.blocks.1', 'stages.1.blocks.0'])
+def test_streams_of_a_block_lie_in_the_order_of_the_rows(block: str) -> None:
+    """What the next LayerNorm sees is the stream plus the layer's output, in windows, shifted and padded or not."""
+    model = make_swin()
+    task = erq_mm.ClassifierTask([torch.randn(1, 3, 60, 52)])
+    task.forward = lambda m, i: m(task.batches[i])
+    calibration = calibration_of(model, task)
+    reference = copy.deepcopy(model)
+    streams = Streams(model, task, [[0]], [block])
+    with torch.no_grad():
+        streams.start()
+        stop = streams.stops[0]
+        states = [state for state in calibration.sites if state.site.block == block]
+        rows = BlockRows(model, reference, block, states, [(stop, stop)], 10**6, 0)
+        seen = {}
+        norm2 = model.get_submodule(f'{block}.norm2')
+        handle = norm2.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
+        out = model.get_submodule(block)(*stop.args, **stop.keywords)
+        handle.remove()
+        streams.close()
+        proj, last = (next(s for s in states if s.name.endswith(name)) for name in ('proj', 'ffn.layers.1'))
+        windows = model.get_submodule(proj.site.windows)
+        kept = rows._float[0]
+        found = kept[proj.name].stream + nn.functional.linear(kept[proj.name].x, proj.layer.weight, proj.layer.bias)
+        after = windows.arrange(seen['x'], torch.full((seen['x'].shape[-1],), torch.nan), stop.args[1])
+        after = after.reshape(found.shape)
+        is_real = ~after.isnan().any(1)
+        torch.testing.assert_close(found[is_real], after[is_real], rtol=1e-4, atol=1e-4)
+        assert not kept[proj.name].weights[~is_real].any()
+        found = kept[last.name].stream + nn.functional.linear(kept[last.name].x, last.layer.weight, last.layer.bias)
+        torch.testing.assert_close(found, out.reshape(found.shape), rtol=1e-4, atol=1e-4)
+    real_mean = kept[proj.name].weights.mean()
+    assert float(real_mean) == pytest.approx(1, rel=1e-4)
+
+
+def test_no_stream_error_while_nothing_is_quantized() -> None:
+    model, task = make_classifier()
+    calibration = calibration_of(model, task)
+    block = 'backbone.stages.0.blocks.1'
+    streams = Streams(model, task, [[0]], [block])
+    with torch.no_grad():
+        streams.start()
+        states = [state for state in calibration.sites if state.site.block == block]
+        rows = BlockRows(model, copy.deepcopy(model), block, states, [(streams.stops[0],) * 2], 50, 0)
+        for state in states:
+            for part in rows.rows(state) if state.has_weight else []:
+                assert torch.equal(part.x, part.x_q)
+                assert part.stream_error is None or not part.stream_error.any()
+                assert len(part.x) <= 50
+    streams.close()
+
+
+def test_layers_called_several_times_are_fitted_together_at_the_end() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.shared, self.last = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(self.shared(self.shared(self.first(x)).relu()))
+
+    model = Shared().eval()
+    quantized = copy.deepcopy(model)
+    report = erq_mm.quantize_(quantized, erq_mm.ClassifierTask(batches(2)), 'serq', 6, 6)
+    assert error_of(model, quantized, torch.cat(batches(2))) < 0.05
+    assert {layer.name: layer.rows for layer in report.layers} == {'first': 200, 'shared': 400, 'last': 200}
+
+
+def test_a_plain_function_of_several_forwards() -> None:
+    model, data = mlp(), batches(3)
+    quantized = copy.deepcopy(model)
+    erq_mm.quantize_(quantized, lambda m: [m(x) for x in data], 'serq', 6, 6)
+    assert error_of(model, quantized, torch.cat(batches(2))) < 0.05
+
+
+def test_layers_that_no_row_reaches_are_rounded_and_keep_a_float_input() -> None:
+    class Idle(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.idle = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.used(x)
+
+    model = Idle().eval()
+    erq_mm.quantize_(model, erq_mm.ClassifierTask(batches(2)), 'serq', 4, 4, full_account=False)
+    assert model.idle.has_quantized_weight and not model.idle.input_quantizer.is_active
+
+
+@pytest.mark.parametrize(
+    'make',
+    [lambda: batches(1, 1), lambda: [torch.zeros(5, 8)], lambda: [torch.full((5, 8), 3.0)], lambda: batches(2, 3)],
+)
+def test_one_row_zeros_constants_and_few_rows(make: Callable[[], list[Tensor]]) -> None:
+    model = mlp()
+    erq_mm.quantize_(model, erq_mm.ClassifierTask(make()), 'serq', 4, 4)
+    assert torch.isfinite(model(torch.randn(10, 8))).all()
+
+
+def test_published_grids_are_those_of_repq() -> None:
+    own, repq = resolve_recipe({'type': 'serq', 'grids': 'published'}), resolve_recipe('repq')
+    assert own.activations == repq.activations and own.weight == repq.weight
+    model, other = mlp(), mlp()
+    other.load_state_dict(model.state_dict())
+    task = erq_mm.ClassifierTask(batches())
+    erq_mm.quantize_(model, task, {'type': 'serq', 'grids': 'published'}, 8, 4)
+    erq_mm.quantize_(other, task, 'repq', 8, 4)
+    for name in ('0', '3'):  # the first input, and the one behind the LayerNorm: the same rows, hence the same grids
+        found, wanted = (m.get_submodule(name).input_quantizer for m in (model, other))
+        assert float(found.scale) == pytest.approx(float(wanted.scale), rel=1e-5)
+
+
+@pytest.mark.parametrize('option', [{'rows': 0}, {'damping': -1.0}, {'margin': 0}, {'rows': True}])
+def test_bad_options_are_refused(option: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=f'sequential {next(iter(option))}'):
+        SequentialOptions(**option)
+    with pytest.raises(ValueError, match='no option'):
+        resolve_recipe({'type': 'serq', 'dampening': 1})
+    with pytest.raises(ValueError, match='grids'):
+        resolve_recipe({'type': 'serq', 'grids': 'mine'})
+
+
+def test_damping_follows_rows_per_column() -> None:
+    options = SequentialOptions()
+    assert options.share(10_000, 96) == pytest.approx(0.001)
+    assert options.share(1000, 1000) == pytest.approx(0.1)
+    assert options.share(5, 1000) == 10
+    assert SequentialOptions(damping=0.2).share(5, 1000) == 0.2
+    assert SequentialOptions(correct=False).share(5, 1000) == options.code_damping
+
+
+def test_rows_are_those_of_im2col_at_the_chosen_places() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.ReLU()).eval()
+    plan = plan_quantization(model, resolve_recipe('rtn'), 4, 4, 'all', {})
+    layer = swap_for_calibration(model, plan, lambda m: None, 0, None).layers()[0].layer
+    inputs = [torch.randn(2, 3, 9, 7), torch.randn(1, 3, 5, 5)]
+    every = torch.cat([chunk for x in inputs for chunk in layer.rows(x)])
+    assert sum(row_count(layer, x) for x in inputs) == len(every) == 2 * 5 * 4 + 9
+    chosen = choose_rows(len(every), 11, seed=3)
+    assert len(chosen) == 11 and torch.equal(chosen, chosen.unique())
+    assert torch.equal(pick_rows(layer, inputs, chosen), every[chosen])
+    assert torch.equal(choose_rows(4, 11, seed=3), torch.arange(4))
