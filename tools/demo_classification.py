@@ -16,7 +16,7 @@ from erq_mm.demo.digits import CLASSES, make_digits
 
 ROOT = Path(__file__).parent.parent
 MODELS = {'deit': 'deit-mini', 'swin': 'swin-mini'}
-RECIPES = ['rtn', 'repq', 'erq', 'erq_tpami', 'qdrop_fast']
+RECIPES = ['rtn', 'repq', 'erq', 'erq_tpami', 'serq']
 BITS = ['W4A4', 'W3A3']
 PICTURES = 8
 
