@@ -26,10 +26,12 @@ class LayerFitter:
 
     Args:
         calibration: whose sites these are.
+        reference: the float model, with its own LayerNorms and weights whatever is folded in the other one.
         options: of the step.
     """
 
-    def __init__(self, calibration: Calibration, options: SequentialOptions) -> None:
+    def __init__(self, calibration: Calibration, reference: nn.Module, options: SequentialOptions) -> None:
+        self.reference = reference
         self.options, self.modules = options, dict(calibration.model.named_modules())
         self.behind: dict[str, list[SiteState]] = {}
         for state in calibration.layers():
@@ -42,9 +44,9 @@ class LayerFitter:
         self.least_share = images**-2 if views > images else 0.0  # rows of copies are not independent
 
     def fit(self, state: SiteState, rows: Rows) -> None:
-        """Fit and install one layer; without rows it is rounded to nearest and its input stays as it was fitted."""
-        weight, bias = state.layer.weight_matrix().clone(), _copy(state.layer.bias)
-        target = rows.x @ weight.T if bias is None else torch.addmm(bias, rows.x, weight.T)
+        """Fit and install one layer."""
+        known = self.reference.get_submodule(state.name)
+        target = nn.functional.linear(rows.x, known.weight_matrix(), known.bias)
         if rows.stream_error is not None and self.options.residual_target:
             target += rows.stream_error
         weights = rows.weights if self.options.token_weights else None
@@ -111,7 +113,7 @@ class LayerFitter:
     def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor | None, images: Tensor) -> None:
         layer, options = state.layer, self.options
         weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
-        residual = target - (x @ weight.T if bias is None else torch.addmm(bias, x, weight.T))
+        residual = target - nn.functional.linear(x, weight, bias)
         problem = RowProblem(x, residual, weights)
         share = self._share(x, residual, weights, images)
         report = state.report

@@ -49,7 +49,7 @@ class _Sequence:
         calibration.prove()
         calibration.forget_proof()
         self.reference = copy.deepcopy(self.model)
-        self.fitter = LayerFitter(calibration, self.options)
+        self.fitter = LayerFitter(calibration, self.reference, self.options)
         units = self._units()
         progress = calibration.progress
         bar = None if progress is None else progress.add_task('fitting units', total=len(units))
@@ -134,9 +134,12 @@ class _Sequence:
         x, x_q = floating.args[0], quantized.args[0]
         chosen = choose_rows(row_count(state.layer, x), limit, seed + index)
         rows, rows_q = (pick_rows(state.layer, [tensor], chosen) for tensor in (x, x_q))
-        if state.site.norm in self.fitter.changes:  # the forward stopped behind the LayerNorm as it was
-            rows_q = self.fitter.changes[state.site.norm].apply(rows_q)
-        return Rows(rows, rows_q, None, None, torch.full((len(rows),), index))
+        return Rows(rows, self._folded(state, rows_q), None, None, torch.full((len(rows),), index))
+
+    def _folded(self, state: SiteState, rows: torch.Tensor) -> torch.Tensor:
+        """Return rows from behind a LayerNorm as it was in the way it gives them now, if it has been folded."""
+        change = self.fitter.changes.get(state.site.norm)
+        return rows if change is None else change.apply(rows)
 
     def _fit_layer(self, state: SiteState, parts: Sequence[Rows]) -> None:
         rows = joined(parts) if parts else None
@@ -159,7 +162,10 @@ class _Sequence:
         for group in self.groups if rest else []:
             self._collect(group, rest, inputs)
         for state in rest:
-            parts = [Rows(x, x, None, None, torch.full((len(x),), index)) for index, x in enumerate(inputs[state.name])]
+            parts = [
+                Rows(x, self._folded(state, x), None, None, torch.full((len(x),), index))
+                for index, x in enumerate(inputs[state.name])
+            ]
             self._fit_layer(state, parts)
         for state in self.calibration.sites:
             if not state.has_weight:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from erq_mm.calibration.sequential.block import BlockRows
 from erq_mm.calibration.sequential.options import SequentialOptions
 from erq_mm.calibration.sequential.rows import choose_rows, pick_rows, row_count
 from erq_mm.calibration.sequential.streams import Streams
+from erq_mm.calibration.steps.fit_activations import fit_activations
+from erq_mm.calibration.steps.sequential import sequential
 from erq_mm.nn.layers import QuantLayer
 
 from ...nn.swin import make_swin
@@ -137,6 +140,31 @@ def test_layers_called_several_times_are_fitted_together_at_the_end() -> None:
     report = erq_mm.quantize_(quantized, erq_mm.ClassifierTask(batches(2)), 'serq', 6, 6)
     assert error_of(model, quantized, torch.cat(batches(2))) < 0.05
     assert {layer.name: layer.rows for layer in report.layers} == {'first': 200, 'shared': 400, 'last': 200}
+
+
+@pytest.mark.parametrize('calls', [(1, 1), (1, 2), (2, 2)])
+def test_layers_behind_one_norm_are_folded_together(calls: tuple[int, int]) -> None:
+    """Stopped at or fitted at the end: the targets are those of weights into which nothing was folded."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.a, self.b = nn.LayerNorm(8), nn.Linear(8, 5), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.norm(x)
+            return sum(self.a(y) for _ in range(calls[0])) - 0.5 * sum(self.b(y) for _ in range(calls[1]))
+
+    model, task = Two().eval(), erq_mm.ClassifierTask(batches(2))
+    model.norm.weight.data *= torch.linspace(0.1, 5, 8)
+    quantized, recipe = copy.deepcopy(model), resolve_recipe('serq')
+    plan = plan_quantization(quantized, recipe, 8, 8, 'linears', {})
+    plan.sites = [replace(site, norm='norm') for site in plan.sites]
+    plan.input_specs = dict.fromkeys(plan.input_specs, (recipe.input_spec('post_norm', 8),))
+    calibration = swap_for_calibration(quantized, plan, task, 0, None)
+    fit_activations(calibration)
+    sequential(calibration)
+    assert error_of(model, quantized, torch.cat(batches(2))) < 2e-3
 
 
 def test_a_plain_function_of_several_forwards() -> None:
