@@ -15,7 +15,7 @@ from ..core.quantizers import Quantizer
 from ..core.ridge import RidgeSystem, damping
 from ..core.spec import QuantSpec
 from ..core.statistics import InputStats
-from ..core.weight_grid import QuantizedWeight
+from ..core.weight_grid import QuantizedWeight, fit_weight_grid, round_to_nearest
 from ..nn.layers import QuantLayer
 from ..nn.matmul import QuantMatMul
 from ..nn.structure import Site
@@ -105,6 +105,12 @@ class SiteState:
         signal = self.stats.output_mse(nothing)
         if signal > 0 and noise > 0:
             self.report.sqnr_db = 10 * math.log10(signal / noise)
+
+    def round_to_nearest_(self) -> None:
+        """Install the weight rounded to nearest: nothing is known of the layer's input."""
+        layer = self.layer
+        weight, bias = layer.weight_matrix(), None if layer.bias is None else layer.bias.detach()
+        layer.install_(round_to_nearest(weight, bias, fit_weight_grid(weight, layer.weight_spec)))
 
     def finish(self) -> None:
         """Install the quantized weight and free everything else."""

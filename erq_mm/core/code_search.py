@@ -8,7 +8,7 @@ from torch import Tensor
 from .coordinate_descent import coordinate_descent, refit_scale, row_objective
 from .gptq import gptq
 from .row_gptq import gptq_on_rows
-from .row_problem import Metric, RowsMetric
+from .row_problem import MatrixMetric, Metric, RowsMetric
 from .scale_search import affine_parameters
 from .spec import QuantSpec
 from .weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
@@ -38,7 +38,7 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
     if isinstance(metric, RowsMetric):
         found = gptq_on_rows(nearest, target, metric)
     else:
-        found = _best_range(target, metric, spec, WIDE_SHRINKS if is_wide else SHRINKS)
+        found = _best_range(nearest.grid, target, metric, spec, WIDE_SHRINKS if is_wide else SHRINKS)
     found = _better_rows(found, nearest, target, metric)
     found = coordinate_descent(found, target, metric)
     if is_wide:
@@ -56,14 +56,15 @@ def _better_rows(found: QuantizedWeight, other: QuantizedWeight, target: Tensor,
     return replace(found, codes=codes, grid=replace(found.grid, scale=scale, zero_point=zero_point))
 
 
-def _best_range(target: Tensor, metric: Metric, spec: QuantSpec, shrinks: tuple[float, ...]) -> QuantizedWeight:
+def _best_range(
+    fitted: WeightGrid, target: Tensor, metric: MatrixMetric, spec: QuantSpec, shrinks: tuple[float, ...]
+) -> QuantizedWeight:
     """Run GPTQ on all candidate ranges at once, as further rows, and keep the best of every row."""
-    grids = [fit_weight_grid(target, spec), *_shrunk_grids(target, spec, shrinks)]
+    grids = [fitted, *_shrunk_grids(fitted, target, spec, shrinks)]
     scale, zero_point = torch.cat([g.scale for g in grids]), torch.cat([g.zero_point for g in grids])
     grid = WeightGrid(scale.to(target.dtype), zero_point.to(target.dtype), spec.max_code)
     stacked = target.repeat(len(grids), 1)
-    matrix = metric.times(torch.eye(target.shape[1], dtype=target.dtype, device=target.device))
-    found = gptq(QuantizedWeight(stacked, grid, None), stacked, matrix, damping=0.0, act_order=True)
+    found = gptq(QuantizedWeight(stacked, grid, None), stacked, metric.matrix, damping=0.0, act_order=True)
     objective = row_objective(found.weight, stacked, metric).view(len(grids), -1)
     rows = objective.argmin(0) * len(target) + torch.arange(len(target), device=target.device)
     return replace(
@@ -71,9 +72,8 @@ def _best_range(target: Tensor, metric: Metric, spec: QuantSpec, shrinks: tuple[
     )
 
 
-def _shrunk_grids(target: Tensor, spec: QuantSpec, shrinks: tuple[float, ...]) -> list[WeightGrid]:
+def _shrunk_grids(fitted: WeightGrid, target: Tensor, spec: QuantSpec, shrinks: tuple[float, ...]) -> list[WeightGrid]:
     if spec.grid == 'symmetric':
-        fitted = fit_weight_grid(target, spec)
         return [replace(fitted, scale=fitted.scale * shrink) for shrink in shrinks if shrink != 1]
     low, high = target.amin(1, keepdim=True).clamp(max=0), target.amax(1, keepdim=True).clamp(min=0)
     return [WeightGrid(*affine_parameters(low * s, high * s, spec.max_code), spec.max_code) for s in shrinks]

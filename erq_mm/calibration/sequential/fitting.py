@@ -67,7 +67,7 @@ class LayerFitter:
             absorb_(state.layer.weight.data, state.layer.bias.data, change)
             quantizer.change_(change)
         elif type(quantizer) is UniformQuantizer and self.options.clipping and state.site.roles != ('image',):
-            fit_tensor_(quantizer, x.reshape(-1), self.margin)
+            fit_tensor_(quantizer, x, self.margin)
         return quantizer.fake_quantize(x)
 
     def _change(self, state: SiteState, x: Tensor, weights: Tensor | None) -> Reparameterization:

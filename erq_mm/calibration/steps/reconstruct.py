@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ...core.random_source import RandomSource
-from ...core.weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
+from ...core.weight_grid import QuantizedWeight, WeightGrid
 from ..reconstruction.capture import RowCapture, capture_calls
 from ..reconstruction.main_memory import release_pinned_pages
 from ..reconstruction.objectives import BlockObjective, RowsObjective
@@ -136,7 +136,7 @@ class _Reconstruction:
     def _install(self, unit: Unit, content: dict[str, Any] | None) -> None:
         if content is None:
             for state in unit.layers():
-                _round_to_nearest(state.layer)
+                state.round_to_nearest_()
             return
         for state in unit.layers():
             state.layer.install_(_weight(content['weights'][state.name], state.layer))
@@ -157,12 +157,6 @@ def _by_call(units: Sequence[Unit], order: Sequence[str]) -> list[Unit]:
     """Return the units in the order of their calls (in a box head not that of the modules); those never called last."""
     place = {name: position for position, name in enumerate(order)}
     return sorted(units, key=lambda unit: place.get(unit.name, len(place)))
-
-
-def _round_to_nearest(layer: nn.Module) -> None:
-    weight = layer.weight_matrix()
-    bias = None if layer.bias is None else layer.bias.detach()
-    layer.install_(round_to_nearest(weight, bias, fit_weight_grid(weight, layer.weight_spec)))
 
 
 def _content(outcome: Outcome) -> dict[str, Any]:

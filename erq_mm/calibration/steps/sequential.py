@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from ...core.weight_grid import fit_weight_grid, round_to_nearest
 from ..precision import full_precision
 from ..sequential.block import BlockRows
 from ..sequential.fitting import LayerFitter
@@ -151,9 +150,7 @@ class _Sequence:
     def _leave(self, state: SiteState) -> None:
         """Quantize a site of which there are no rows with what is known: rounded to nearest, its input as fitted."""
         if state.has_weight and not state.layer.has_quantized_weight:
-            layer = state.layer
-            weight, bias = layer.weight_matrix(), None if layer.bias is None else layer.bias.detach()
-            layer.install_(round_to_nearest(weight, bias, fit_weight_grid(weight, layer.weight_spec)))
+            state.round_to_nearest_()
         state.activate()
 
     def _fit_rest(self) -> None:
