@@ -1,5 +1,6 @@
 """Quantize a model in place: swap the layers, run the steps of the recipe, switch the quantizers on."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -100,6 +101,7 @@ def quantize_(
         with stopwatch.measure('probe'):
             usage, images = _probe(model, task, guard, full_account, image_layers)
         plan = plan_quantization(model, recipe, *wanted, usage, images)
+        calls = usage.calls if usage is not None else Counter()
         del usage
         if on_plan is not None:
             on_plan(plan)
@@ -107,7 +109,7 @@ def quantize_(
         remaining = list(stages(recipe))
         with restored_on_error(model):
             calibration = swap_for_calibration(model, plan, task, seed, progress)
-            calibration.store, calibration.guard = store, guard
+            calibration.store, calibration.guard, calibration.calls = store, guard, calls
             for state in calibration.layers():
                 check_weight(state)
             while remaining and remaining[0][0]['type'] in WEIGHT_KEEPING_STEPS:

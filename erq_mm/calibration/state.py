@@ -1,6 +1,7 @@
 """What the steps work on: the quantized sites of a model and what is known about each."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -133,6 +134,8 @@ class Calibration:
         guard: proves that the model's function has not changed, or None.
         unproven: what has been done to the model since the guard last looked, or None.
         folded: LayerNorms whose outputs have changed, together with the layers behind them.
+        calls: how often the first image calls every module, by name in the order of the first calls; empty if nobody
+            has counted.
     """
 
     model: nn.Module
@@ -146,6 +149,7 @@ class Calibration:
     guard: FunctionGuard | None = None
     unproven: str | None = 'swap of the layers'
     folded: set[str] = field(default_factory=set)
+    calls: Counter[str] = field(default_factory=Counter)
 
     def layers(self) -> list[SiteState]:
         """The sites that have weights."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from .scale_search import affine_parameters
 QUANTILES = (0.0, 1e-4, 1e-3, 0.003, 0.01, 0.02, 0.04)
 NARROW_QUANTILE = 0.08  # also tried at 3 bits and below
 FACTORS = (0.8, 0.9, 1.1)
-SEARCHED_ROWS = 4096
+SEARCHED_ROWS = 2048
 
 
 def clip_candidates(bits: int) -> tuple[float, ...]:
@@ -81,12 +82,21 @@ def range_errors(x: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: in
 
 def _quantiles(x: Tensor, shares: Sequence[float], ends: tuple[Tensor, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Return the lower and the upper quantiles of every column; the ends themselves are those of all rows."""
-    ordered = x.sort(0).values.double()
-    last = len(ordered) - 1
+    ordered = _sorted_columns(x)
+    last = len(x) - 1
     places = [round(share * last) for share in shares]
-    lows = [ends[0] if share == 0 else ordered[place] for share, place in zip(shares, places, strict=True)]
-    highs = [ends[1] if share == 0 else ordered[last - place] for share, place in zip(shares, places, strict=True)]
+    ordered = ordered[[*places, *(last - place for place in places)]].double()
+    count = len(places)
+    lows = [ends[0] if share == 0 else low for share, low in zip(shares, ordered[:count], strict=True)]
+    highs = [ends[1] if share == 0 else high for share, high in zip(shares, ordered[count:], strict=True)]
     return lows, highs
+
+
+def _sorted_columns(x: Tensor) -> Tensor:
+    """Return every column in ascending order; numpy does it ten times faster than torch on a CPU."""
+    if x.device.type != 'cpu':
+        return x.sort(0).values
+    return torch.from_numpy(np.sort(x.T.contiguous().numpy(), axis=1)).T
 
 
 class _Search:

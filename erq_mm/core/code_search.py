@@ -1,27 +1,28 @@
-"""The codes of a weight for a given metric: GPTQ on several ranges, the best of them row by row, then descent."""
+"""The codes of a weight for a given metric: the range of least expected error row by row, GPTQ on it, then descent."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from .coordinate_descent import coordinate_descent, refit_scale, row_objective
-from .gptq import gptq
+from .gptq import Elimination
 from .row_gptq import gptq_on_rows
-from .row_problem import MatrixMetric, Metric, RowsMetric
+from .row_problem import Metric, RowsMetric
 from .scale_search import affine_parameters
 from .spec import QuantSpec
 from .weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
 
-SHRINKS = (1.0, 0.83, 0.67, 0.5)  # of the range from minimum to maximum
-WIDE, WIDE_SHRINKS = 4096, (1.0, 0.83)
+SHRINKS = (1.0, 0.9, 0.83, 0.75, 0.67, 0.58, 0.5)  # of the range from minimum to maximum
+WIDE = 4096
 
 
 def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWeight:
     """Return the weight on its grid, without a bias.
 
-    Layers of more than 4,096 columns are tried on fewer ranges and visited once, and those whose metric is held as rows
-    on the range of least squared error alone.
+    Layers of more than 4,096 columns are visited once by descent, and those whose metric is held as rows have the range
+    of least squared error.
 
     Args:
         target: W*, (out, in).
@@ -38,7 +39,10 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
     if isinstance(metric, RowsMetric):
         found = gptq_on_rows(nearest, target, metric)
     else:
-        found = _best_range(nearest.grid, target, metric, spec, WIDE_SHRINKS if is_wide else SHRINKS)
+        elimination = Elimination(metric.matrix, damping=0.0, act_order=True)
+        grids = [nearest.grid, *_shrunk_grids(nearest.grid, target, spec, SHRINKS)]
+        grid = _best_range(grids, target, elimination.variances())
+        found = elimination.quantize(replace(nearest, grid=grid), target)
     found = _better_rows(found, nearest, target, metric)
     found = coordinate_descent(found, target, metric)
     if is_wide:
@@ -56,20 +60,25 @@ def _better_rows(found: QuantizedWeight, other: QuantizedWeight, target: Tensor,
     return replace(found, codes=codes, grid=replace(found.grid, scale=scale, zero_point=zero_point))
 
 
-def _best_range(
-    fitted: WeightGrid, target: Tensor, metric: MatrixMetric, spec: QuantSpec, shrinks: tuple[float, ...]
-) -> QuantizedWeight:
-    """Run GPTQ on all candidate ranges at once, as further rows, and keep the best of every row."""
-    grids = [fitted, *_shrunk_grids(fitted, target, spec, shrinks)]
-    scale, zero_point = torch.cat([g.scale for g in grids]), torch.cat([g.zero_point for g in grids])
-    grid = WeightGrid(scale.to(target.dtype), zero_point.to(target.dtype), spec.max_code)
-    stacked = target.repeat(len(grids), 1)
-    found = gptq(QuantizedWeight(stacked, grid, None), stacked, metric.matrix, damping=0.0, act_order=True)
-    objective = row_objective(found.weight, stacked, metric).view(len(grids), -1)
-    rows = objective.argmin(0) * len(target) + torch.arange(len(target), device=target.device)
-    return replace(
-        found, codes=found.codes[rows], grid=replace(grid, scale=grid.scale[rows], zero_point=grid.zero_point[rows])
-    )
+def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> WeightGrid:
+    """Return, row by row, the grid of the least expected error of GPTQ.
+
+    GPTQ rounds every column once, what is left of earlier errors added to it, and an error in column j costs
+    variances[j] in the end: that of plain rounding stands for it, so that no range has to be tried.
+
+    Args:
+        variances: of `Elimination.variances`.
+    """
+    weights, best = variances.to(target.dtype), None
+    for grid in grids:
+        error = (grid.decode(grid.encode(target)) - target).square_() @ weights
+        if best is None:
+            best = error, grid.scale, grid.zero_point
+            continue
+        is_better = (error < best[0])[:, None]
+        scale, zero_point = grid.scale.where(is_better, best[1]), grid.zero_point.where(is_better, best[2])
+        best = torch.minimum(error, best[0]), scale, zero_point
+    return replace(grids[0], scale=best[1], zero_point=best[2])
 
 
 def _shrunk_grids(fitted: WeightGrid, target: Tensor, spec: QuantSpec, shrinks: tuple[float, ...]) -> list[WeightGrid]:

@@ -14,8 +14,7 @@ from .weight_grid import QuantizedWeight, WeightGrid
 
 def row_objective(weight: Tensor, target: Tensor, metric: Metric) -> Tensor:
     """Return (q - w) H (q - w)^T of every row, (out,)."""
-    change = weight - target
-    return (metric.times(change) * change).sum(1)
+    return metric.objective(weight - target)
 
 
 def coordinate_descent(quantized: QuantizedWeight, target: Tensor, metric: Metric) -> QuantizedWeight:
@@ -26,39 +25,33 @@ def coordinate_descent(quantized: QuantizedWeight, target: Tensor, metric: Metri
         target: W*, (out, in).
         metric: H.
     """
-    grid, codes = quantized.grid, quantized.codes.clone()
-    change = grid.decode(codes) - target
+    grid = quantized.grid
+    codes = quantized.codes.T.clone(memory_format=torch.contiguous_format)  # (in, out): a column's codes lie together
+    change = grid.decode(quantized.codes) - target
     columns = target.shape[1]
     blocks = [(start, min(start + BLOCK, columns)) for start in range(0, columns, BLOCK)]
     state = sum(metric.spread(change[:, start:stop], start, stop) for start, stop in blocks)
     for start, stop in blocks:
-        moved = _descend(
-            codes, change, metric.gradient(state, change, start, stop), metric.block(start, stop), grid, start
-        )
-        state += metric.spread(moved, start, stop)
-    return replace(quantized, codes=codes)
+        gradient = metric.gradient(state, change[:, start:stop], start, stop).T.contiguous()
+        moved = _descend(codes[start:stop], gradient, metric.block(start, stop), grid).T
+        if stop < columns:
+            state += metric.spread(moved, start, stop)
+    return replace(quantized, codes=codes.T.contiguous())
 
 
-def _descend(codes: Tensor, change: Tensor, gradient: Tensor, block: Tensor, grid: WeightGrid, start: int) -> Tensor:
-    """Work through one block of columns in place and return what was added to the weight there.
+def _descend(codes: Tensor, gradient: Tensor, block: Tensor, grid: WeightGrid) -> Tensor:
+    """Work through the codes of one block of columns in place and return what was added to the weight there.
 
     Args:
-        codes, change: (out, in), written.
-        gradient: the block's columns of change H.
+        codes, gradient: (columns, out), both written; the gradient is that of half the objective.
         block: H within the block.
     """
-    scale = grid.scale[:, 0]
-    gradient, moved = gradient.clone(), torch.zeros_like(gradient)
-    diagonal = block.diagonal().clamp(min=1e-30).tolist()
-    for offset, curvature in enumerate(diagonal):
-        column = start + offset
-        step = gradient[:, offset] / (scale * -curvature)
-        wanted = (codes[:, column] + step).round_().clamp_(0, grid.max_code)
-        delta = (wanted - codes[:, column]) * scale
-        codes[:, column] = wanted
-        change[:, column] += delta
-        moved[:, offset] = delta
-        gradient.addcmul_(delta[:, None], block[offset])
+    scale, moved = grid.scale[:, 0], torch.empty_like(gradient)
+    for place, curvature in enumerate(block.diagonal().clamp(min=1e-30).tolist()):
+        old = codes[place].clone()
+        codes[place].addcdiv_(gradient[place], scale, value=-1 / curvature).round_().clamp_(0, grid.max_code)
+        torch.mul(codes[place] - old, scale, out=moved[place])
+        gradient[place + 1 :].addr_(block[place, place + 1 :], moved[place])
     return moved
 
 

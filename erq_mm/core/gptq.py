@@ -7,7 +7,7 @@ divided by U_jj, is spread over the later columns by row j of U.
 import torch
 from torch import Tensor
 
-from .weight_grid import QuantizedWeight, WeightGrid
+from .weight_grid import QuantizedWeight
 
 
 def gptq(
@@ -31,27 +31,74 @@ def gptq(
     Raises:
         ValueError: the damped matrix is not positive definite.
     """
-    work, grid = weight.double().clone(), quantized.grid
-    work[:, gram.diagonal() == 0] = 0
-    order = gram.diagonal().argsort(descending=True, stable=True) if act_order else None
-    if order is not None:
-        work = work[:, order]
-    scale = grid.scale_of().double().expand(weight.shape)
-    zero_point = grid.zero_point_of().double().expand(weight.shape)
-    if order is not None:
-        scale, zero_point = scale[:, order], zero_point[:, order]
-    codes = _quantize_columns(work, _damped_factor(gram, order, damping), scale, zero_point, grid, block_size)
-    if order is not None:
-        codes = codes[:, order.argsort()]
-    return QuantizedWeight(codes.to(weight.dtype), grid, quantized.bias)
+    return Elimination(gram, damping, act_order).quantize(quantized, weight.double(), block_size)
+
+
+class Elimination:
+    """A damped Gram matrix, factored in the order in which columns are quantized: what weights on it have in common.
+
+    One float64 matrix is all that is kept, 1.3 GB for 12,544 columns: it is damped and factored in place, and the rows
+    of U are made when they are needed.
+
+    Args:
+        gram, damping, act_order: as of `gptq`.
+
+    Raises:
+        ValueError: the damped matrix is not positive definite.
+    """
+
+    def __init__(self, gram: Tensor, damping: float = 0.01, act_order: bool = False) -> None:
+        self.dead = gram.diagonal() == 0
+        self.order = gram.diagonal().argsort(descending=True, stable=True) if act_order else None
+        self._lower = _damped_factor(gram, self.order, damping)
+
+    def variances(self) -> Tensor:
+        """Return what a squared error in every column costs once all later columns make up for it, (in,)."""
+        variances = self._lower.diagonal().square().flip(0)
+        return variances if self.order is None else variances[self.order.argsort()]
+
+    def quantize(self, quantized: QuantizedWeight, weight: Tensor, block_size: int = 128) -> QuantizedWeight:
+        """Return `weight`, (out, in), on the grid of `quantized`; columns are worked on in the dtype of `weight`."""
+        order, grid = self.order, quantized.grid
+        work = weight.T.clone(memory_format=torch.contiguous_format)  # (in, out): columns of the weight lie together
+        work[self.dead] = 0
+        scale, zero_point = (t.to(work.dtype).expand(weight.shape).T for t in (grid.scale_of(), grid.zero_point_of()))
+        if order is not None:
+            work, scale, zero_point = work[order], scale[order], zero_point[order]
+        codes = self._columns(work, scale, zero_point, grid.max_code, block_size)
+        if order is not None:
+            codes = codes[order.argsort()]
+        codes = codes.T.to(quantized.codes.dtype, memory_format=torch.contiguous_format)
+        return QuantizedWeight(codes, grid, quantized.bias)
+
+    def _columns(self, work: Tensor, scale: Tensor, zero_point: Tensor, max_code: int, block_size: int) -> Tensor:
+        codes = torch.empty_like(work)
+        for start in range(0, len(work), block_size):
+            stop = min(start + block_size, len(work))
+            upper, errors = self._inverse_rows(start, stop).to(work.dtype), torch.empty_like(work[start:stop])
+            diagonal = upper.diagonal().tolist()
+            for j in range(start, stop):
+                column, place = work[j], j - start
+                codes[j] = (torch.round(column / scale[j]) + zero_point[j]).clamp_(0, max_code)
+                torch.div(column - (codes[j] - zero_point[j]) * scale[j], diagonal[place], out=errors[place])
+                work[j + 1 : stop].addr_(upper[place, place + 1 : stop - start], errors[place], alpha=-1)
+            work[stop:].addmm_(upper[:, stop - start :].T, errors, alpha=-1)
+        return codes
+
+    def _inverse_rows(self, start: int, stop: int) -> Tensor:
+        """Return rows [start, stop) of U from column `start` on, (stop - start, columns - start).
+
+        With J the reversal, U = J L^-1 J: its rows are those of L^-1, from the last one up.
+        """
+        size = len(self._lower)
+        wanted = self._lower.new_zeros(size, stop - start)
+        wanted.diagonal(stop - size).fill_(1)
+        columns = torch.linalg.solve_triangular(self._lower.mT, wanted, upper=True)
+        return columns[: size - start].mT.flip(0, 1)
 
 
 def _damped_factor(gram: Tensor, order: Tensor | None, damping: float) -> Tensor:
-    """Return lower triangular L with L L^T = the damped matrix, its rows and columns in reversed order.
-
-    One float64 matrix is all that is kept, 1.3 GB for 12,544 columns: it is damped and factored in place, and the rows
-    of U are made when they are needed (`_inverse_rows`).
-    """
+    """Return lower triangular L with L L^T = the damped matrix, its rows and columns in reversed order."""
     if order is None:
         damped = gram.flip(0, 1).double()
     else:
@@ -69,32 +116,3 @@ def _damped_factor(gram: Tensor, order: Tensor | None, damping: float) -> Tensor
             'definite: raise `damping`, or look for NaN in the inputs of the layer'
         )
     return lower
-
-
-def _inverse_rows(lower: Tensor, start: int, stop: int) -> Tensor:
-    """Return rows [start, stop) of U from column `start` on, (stop - start, columns - start).
-
-    With J the reversal, U = J L^-1 J: its rows are those of L^-1, from the last one up.
-    """
-    size = len(lower)
-    wanted = lower.new_zeros(size, stop - start)
-    wanted.diagonal(stop - size).fill_(1)
-    columns = torch.linalg.solve_triangular(lower.mT, wanted, upper=True)
-    return columns[: size - start].mT.flip(0, 1)
-
-
-def _quantize_columns(
-    work: Tensor, lower: Tensor, scale: Tensor, zero_point: Tensor, grid: WeightGrid, block_size: int
-) -> Tensor:
-    codes = torch.empty_like(work)
-    for start in range(0, work.shape[1], block_size):
-        stop = min(start + block_size, work.shape[1])
-        upper, errors = _inverse_rows(lower, start, stop), torch.empty_like(work[:, start:stop])
-        for j in range(start, stop):
-            column, row = work[:, j], upper[j - start, j - start : stop - start]
-            codes[:, j] = (torch.round(column / scale[:, j]) + zero_point[:, j]).clamp_(0, grid.max_code)
-            error = (column - (codes[:, j] - zero_point[:, j]) * scale[:, j]) / row[0]
-            work[:, j + 1 : stop] -= error[:, None] * row[1:]
-            errors[:, j - start] = error
-        work[:, stop:] -= errors @ upper[:, stop - start :]
-    return codes

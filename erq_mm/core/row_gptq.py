@@ -10,11 +10,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .gptq import gptq
+from .gptq import Elimination
 from .row_problem import RowsMetric
 from .weight_grid import QuantizedWeight
 
-BLOCK = 256
+BLOCK = 512
 
 
 def gptq_on_rows(quantized: QuantizedWeight, target: Tensor, metric: RowsMetric, block: int = BLOCK) -> QuantizedWeight:
@@ -24,21 +24,21 @@ def gptq_on_rows(quantized: QuantizedWeight, target: Tensor, metric: RowsMetric,
         target: W*, (out, in).
         block: columns between two factorizations; does not change the result but for rounding errors.
     """
-    rows, lam = metric.rows, metric.lam
+    rows, lam, dtype = metric.rows, metric.lam, target.dtype
     kernel = (rows @ rows.T).double()
     kernel.diagonal().add_(lam)
-    factor = torch.linalg.cholesky(kernel)
-    seen = target.new_zeros(len(target), len(rows))  # E X_done^T
+    factor = torch.linalg.cholesky(kernel).to(dtype)
+    seen = target.new_zeros(len(rows), len(target))  # X_done E^T
     codes = torch.empty_like(target)
     for start in range(0, target.shape[1], block):
-        columns = rows[:, start : start + block]
-        pull = torch.cholesky_solve(seen.T.double(), factor).to(target.dtype)
-        wanted = target[:, start : start + block] - pull.T @ columns
+        columns, wanted = rows[:, start : start + block], target[:, start : start + block]
+        pulled = wanted - torch.cholesky_solve(seen, factor).T @ columns if start else wanted
         kernel -= (columns @ columns.T).double()
-        factor = torch.linalg.cholesky(kernel)
-        schur = lam * (columns.T.double() @ torch.cholesky_solve(columns.double(), factor))
+        factor = torch.linalg.cholesky(kernel).to(dtype)
+        half = torch.linalg.solve_triangular(factor, columns, upper=False)
+        schur = lam * (half.T @ half)
         schur.diagonal().add_(lam)
-        done = gptq(replace(quantized, codes=wanted), wanted, schur, damping=0.0)
+        done = Elimination(schur, damping=0.0).quantize(replace(quantized, codes=wanted), pulled)
         codes[:, start : start + block] = done.codes
-        seen += (done.weight - target[:, start : start + block]) @ columns.T
+        seen += columns @ (done.weight - wanted).T
     return replace(quantized, codes=codes)

@@ -26,7 +26,10 @@ class Metric(Protocol):
         """Return what `gradient` needs of a change of columns [start, stop), (out, stop - start)."""
 
     def gradient(self, state: Tensor, change: Tensor, start: int, stop: int) -> Tensor:
-        """Return columns [start, stop) of change H, given the sum of all that `spread` returned for `change`."""
+        """Return columns [start, stop) of change H, given those of the change and all that `spread` returned."""
+
+    def objective(self, change: Tensor) -> Tensor:
+        """Return change H change^T of every row, (out,)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,9 @@ class MatrixMetric:
 
     def gradient(self, state: Tensor, change: Tensor, start: int, stop: int) -> Tensor:
         return state[:, start:stop]
+
+    def objective(self, change: Tensor) -> Tensor:
+        return (self.times(change) * change).sum(1)
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,10 @@ class RowsMetric:
         return change @ self.rows[:, start:stop].T
 
     def gradient(self, state: Tensor, change: Tensor, start: int, stop: int) -> Tensor:
-        return (state @ self.rows[:, start:stop] + self.lam * change[:, start:stop]) / self.count
+        return (state @ self.rows[:, start:stop] + self.lam * change) / self.count
+
+    def objective(self, change: Tensor) -> Tensor:
+        return ((change @ self.rows.T).square_().sum(1) + self.lam * change.square().sum(1)) / self.count
 
 
 class RowProblem:
@@ -95,6 +104,8 @@ class RowProblem:
         self.residual = (residual - self.mean_residual) * root
         self.is_wide = len(x) < x.shape[1]
         self._gram: Tensor | None = None
+        self._cross: Tensor | None = None
+        self._mean_energy = float(self.rows.square().sum()) / self.rows.shape[1]
 
     def gram(self) -> Tensor:
         """Return S, (in, in)."""
@@ -102,9 +113,15 @@ class RowProblem:
             self._gram = self.rows.T @ self.rows
         return self._gram
 
+    def cross(self) -> Tensor:
+        """Return sum w (residual - its mean)(x - mu)^T, (out, in)."""
+        if self._cross is None:
+            self._cross = self.residual.T @ self.rows
+        return self._cross
+
     def damping(self, share: float) -> float:
         """Return lam as a share of the mean diagonal of S; positive also where S is zero."""
-        return max(share, 1e-8) * max(float(self.rows.square().sum()) / self.rows.shape[1], 1e-12)
+        return max(share, 1e-8) * max(self._mean_energy, 1e-12)
 
     def correction(self, share: float) -> Tensor:
         """Return W* - W_0, (out, in): C_c (S + lam I)^-1 with lam of `damping(share)`.
@@ -121,8 +138,7 @@ class RowProblem:
         else:
             damped = self.gram().double()
             damped.diagonal().add_(lam)
-            cross = (self.rows.T @ self.residual).double()
-            change = torch.cholesky_solve(cross, torch.linalg.cholesky(damped)).T.to(self.rows.dtype)
+            change = torch.cholesky_solve(self.cross().T.double(), torch.linalg.cholesky(damped)).T.to(self.rows.dtype)
         if not bool(torch.isfinite(change).all()):
             raise FloatingPointError('the ridge solution for the activation error is not finite')
         return change.contiguous()
@@ -140,7 +156,21 @@ class RowProblem:
         matrix.diagonal().add_(lam)
         return MatrixMetric(matrix / count)
 
-    def error(self, change: Tensor) -> float:
-        """Return the weighted mean of ||residual - change x||^2 over rows and outputs, the best bias given."""
-        left = self.residual - self.rows @ change.T
-        return float(left.square().sum(dtype=torch.float64)) / max(self.count * len(change), 1e-30)
+    def error(self, change: Tensor | None = None) -> float:
+        """Return the weighted mean of ||residual - change x||^2 over rows and outputs, the best bias given.
+
+        Args:
+            change: (out, in); None is no change.
+        """
+        if change is None:
+            left = self.energy()
+        elif self.is_wide:
+            left = float((self.residual - self.rows @ change.T).square_().sum(dtype=torch.float64))
+        else:  # the same from the sums, which are there, and smaller than the rows
+            slope = (change @ self.gram()).sub_(self.cross(), alpha=2)
+            left = self.energy() + float(slope.mul_(change).sum(dtype=torch.float64))
+        return max(left, 0.0) / max(self.count * self.residual.shape[1], 1e-30)
+
+    def energy(self) -> float:
+        """Return sum w ||residual - its mean||^2."""
+        return float(self.residual.square().sum(dtype=torch.float64))

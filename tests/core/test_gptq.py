@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from erq_mm.core.gptq import gptq
+from erq_mm.core.gptq import Elimination, gptq
 from erq_mm.core.spec import MIN_MAX, QuantSpec
 from erq_mm.core.statistics import GramStats, RowStats
 from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
@@ -48,6 +48,20 @@ def test_equals_the_slow_solver(spec: QuantSpec, act_order: bool, block_size: in
     result = gptq(nearest, problem.weight, gram, act_order=act_order, block_size=block_size)
     assert torch.equal(result.codes, expected)
     assert torch.equal(result.bias, problem.bias)
+
+
+@pytest.mark.parametrize('act_order', [False, True])
+def test_variances_are_what_an_error_costs_in_the_end(act_order: bool) -> None:
+    """One column is moved by one, all that come after it are free, those before it stay: the least quadratic form."""
+    gram = make_problem(rows=50, inputs=7).stats().input_gram()
+    order = gram.diagonal().argsort(descending=True, stable=True).tolist() if act_order else list(range(7))
+    damped = gram + 0.01 * gram.diagonal().mean() * torch.eye(7).double()
+    variances = Elimination(gram, 0.01, act_order).variances()
+    for position, j in enumerate(order):
+        free = order[position + 1 :]
+        cross = damped[j, free]
+        least = damped[j, j] - (cross @ torch.linalg.solve(damped[free][:, free], cross) if free else 0)
+        assert float(variances[j]) == pytest.approx(float(least))
 
 
 def test_beats_nearest_on_average() -> None:

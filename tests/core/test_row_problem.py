@@ -41,9 +41,10 @@ def test_metric_is_the_cost_of_a_change(size: tuple[int, int, int]) -> None:
     metric = problem.metric(0.1)
     assert isinstance(metric, RowsMetric if problem.is_wide else MatrixMetric)
     torch.testing.assert_close(metric.times(change), change @ matrix)
+    torch.testing.assert_close(metric.objective(change), (change @ matrix * change).sum(1))
     torch.testing.assert_close(metric.block(2, 7), matrix[2:7, 2:7])
     state = metric.spread(change[:, :5], 0, 5) + metric.spread(change[:, 5:], 5, size[1])
-    torch.testing.assert_close(metric.gradient(state, change, 3, 8), (change @ matrix)[:, 3:8])
+    torch.testing.assert_close(metric.gradient(state, change[:, 3:8], 3, 8), (change @ matrix)[:, 3:8])
 
 
 @pytest.mark.parametrize('size', SIZES)
