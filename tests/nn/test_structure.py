@@ -38,6 +38,7 @@ def test_roles_of_a_swin() -> None:
     assert roles[f'{block}.attn.w_msa.qkv'].norm == f'{block}.norm1'
     assert roles[f'{block}.attn.w_msa.qkv'].windows == f'{block}.attn'
     assert roles[f'{block}.attn.w_msa.qkv'].is_qkv
+    assert roles[f'{block}.attn.w_msa.qkv'].mixed_into == f'{block}.attn.w_msa.proj'
     assert roles[f'{block}.attn.w_msa.proj'].roles == ('linear_input',)
     assert roles[f'{block}.attn.w_msa.query_key'].roles == ('query', 'key')
     assert roles[f'{block}.attn.w_msa.probability_value'].roles == ('post_softmax', 'value')

@@ -30,6 +30,10 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
     unknown = sorted(set(options) - {field.name for field in fields(SequentialOptions)})
     if unknown:
         raise ValueError(f'serq has no option {unknown}')
-    step = {'type': 'sequential'} | ({'clipping': False, 'margin': 1.0} if grids == 'published' else {}) | options
+    step = (
+        {'type': 'sequential'}
+        | ({'clipping': False, 'margin': 1.0, 'balance': False} if grids == 'published' else {})
+        | options
+    )
     activations = OWN_ACTIVATIONS if grids == 'own' else REPQ_ACTIVATIONS
     return Recipe('serq', steps=({'type': 'fit_activations'}, step), activations=activations, views=views)

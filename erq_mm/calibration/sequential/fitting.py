@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from ...core.balance import balancing_scale
 from ...core.clipping import search_clipped_range
 from ...core.code_search import search_codes
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
@@ -13,6 +14,7 @@ from ...core.reparameterization import Reparameterization, absorb_, constant_cha
 from ...core.reparameterization import reparameterize as choose_change
 from ...core.row_problem import RowProblem
 from ...core.scale_search import search_uniform_range
+from ...core.weight_grid import QuantizedWeight
 from ..state import Calibration, SiteState
 from .options import SequentialOptions
 from .rows import Rows
@@ -38,6 +40,7 @@ class LayerFitter:
             if state.input_specs[0].granularity == 'channel' and state.site.norm is not None:
                 self.behind.setdefault(state.site.norm, []).append(state)
         self.calibration = calibration
+        self.unfitted = {state.name for state in calibration.layers()}
         self.changes: dict[str, Reparameterization] = {}  # of LayerNorms that have been folded
         images, views = calibration.task.sources(), len(calibration.task)
         self.margin = options.widening(images, views)
@@ -52,6 +55,7 @@ class LayerFitter:
         weights = rows.weights if self.options.token_weights else None
         x = self._fit_input(state, rows.x_q, weights)
         self._fit_weight(state, x, target, weights, rows.images)
+        self.unfitted.discard(state.name)
         state.activate()
 
     def _fit_input(self, state: SiteState, x: Tensor, weights: Tensor | None) -> Tensor:
@@ -118,7 +122,7 @@ class LayerFitter:
         share = self._share(x, residual, weights, images)
         report = state.report
         report.rows = len(x)
-        report.output_mse['activation'] = problem.error(torch.zeros_like(weight))
+        report.output_mse['activation'] = problem.error()
         change = problem.correction(share) if options.correct else torch.zeros_like(weight)
         report.output_mse['correction'] = problem.error(change)
         wanted = weight + change
@@ -127,7 +131,22 @@ class LayerFitter:
         report.output_mse['codes'] = problem.error(total)
         if bias is not None:
             bias = bias + problem.bias_change(total)
-        layer.install_(replace(quantized, bias=bias))
+        quantized = replace(quantized, bias=bias)
+        if options.balance and state.site.mixed_into in self.unfitted:
+            quantized = self._balanced(state, quantized, x, weights)
+        layer.install_(quantized)
+
+    def _balanced(
+        self, state: SiteState, quantized: QuantizedWeight, x: Tensor, weights: Tensor | None
+    ) -> QuantizedWeight:
+        """Return queries, keys and values with balanced channels, and let the layer behind make up for the values."""
+        outputs = nn.functional.linear(x, quantized.weight, quantized.bias)
+        weights = x.new_ones(len(x)) if weights is None else weights
+        scale = balancing_scale(outputs, weights, state.input_specs[0].bits)
+        behind = self.modules[state.site.mixed_into].weight.data
+        behind *= scale[-behind.shape[1] :]
+        grid = replace(quantized.grid, scale=quantized.grid.scale / scale[:, None])
+        return replace(quantized, grid=grid, bias=None if quantized.bias is None else quantized.bias / scale)
 
 
 def held_back(images: Tensor) -> Tensor | None:

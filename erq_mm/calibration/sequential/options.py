@@ -19,6 +19,7 @@ class SequentialOptions:
             images.
         clipping: search the ranges of inputs; False takes those of `fit_activations`, the published ones.
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
+        balance: scale the channels of queries, keys and values against each other.
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
     """
 
@@ -29,6 +30,7 @@ class SequentialOptions:
     margin: float | None = None
     clipping: bool = True
     token_weights: bool = True
+    balance: bool = True
     residual_target: bool = True
 
     def __post_init__(self) -> None:

@@ -20,14 +20,15 @@ KNOWN = {part.type: part for parts in FAMILIES for part in parts}
 def part_of(module: nn.Module) -> Part | None:
     """Return the description of a module whose structure is known exactly, else None.
 
-    Inputs whose own conditions do not hold on this module are left out of it.
+    Statements whose own conditions do not hold on this module are left out of it.
     """
     part = _known_part(module) or read_sequential(module)
     if part is None:
         return None
     inputs = {path: given for path, given in part.inputs.items() if has_children(module, (path,), given.needs)}
     residuals = {path: given for path, given in part.residuals.items() if has_children(module, (path,), given.needs)}
-    return Part(**vars(part) | {'inputs': inputs, 'residuals': residuals})
+    mixing = part.mixing if part.mixing and has_children(module, (part.mixing.takes,), part.mixing.needs) else None
+    return Part(**vars(part) | {'inputs': inputs, 'residuals': residuals, 'mixing': mixing})
 
 
 def why_unknown(module: nn.Module) -> str:

@@ -50,6 +50,21 @@ class Residual:
 
 
 @dataclass(frozen=True)
+class Mixing:
+    """Queries, keys and values that go into their products as they are, and mixed values that go on as they are.
+
+    Then their channels can be scaled against each other without changing the function.
+
+    Attributes:
+        takes: path of the layer that takes the mixed values, channel by channel.
+        needs: path -> type (or several) that a module must have exactly for this to be true.
+    """
+
+    takes: str
+    needs: Types = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Part:
     """One type of module of a family. Paths are relative to the module; '' is the module itself.
 
@@ -61,6 +76,7 @@ class Part:
         products: name of a product of activations -> the roles of its two operands.
         residuals: path of the last layer of a sublayer -> where its output is added.
         qkv: path of the layer whose rows are queries, keys and values.
+        mixing: what is known of their way to the next layer.
         blocks: paths of what block reconstruction treats as one.
         is_merging: whether its layers merge patches.
         needs: path -> type, as in `Input`, without which the module is none of this family.
@@ -75,6 +91,7 @@ class Part:
     products: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     residuals: Mapping[str, Residual] = field(default_factory=dict)
     qkv: str | None = None
+    mixing: Mixing | None = None
     blocks: tuple[str, ...] = ()
     is_merging: bool = False
     needs: Types = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """mmdet's Swin: pre-norm blocks, windows padded between norm1 and qkv, patches merged behind a norm."""
 
 from ..attention import QuantWindowMSA, ShiftedWindows
-from .base import GELU, LAYER_NORM, Input, Part, Residual
+from .base import GELU, LAYER_NORM, Input, Mixing, Part, Residual
 
 SWIN = 'mmdet.models.backbones.swin'
 LAYERS = 'mmdet.models.layers.transformer.utils'
@@ -38,6 +38,7 @@ PARTS = (
         ATTENTION,
         products={'query_key': ('query', 'key'), 'probability_value': ('post_softmax', 'value')},
         qkv='qkv',
+        mixing=Mixing('proj'),
         replacement=lambda module, products: QuantWindowMSA(module, **products),
     ),
 )

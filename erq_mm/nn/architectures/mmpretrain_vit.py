@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..matmul import QuantMatMul
 from ..self_attention import QuantAttend
-from .base import GELU, Input, Part
+from .base import GELU, Input, Mixing, Part
 from .mmdet_swin import FFN
 
 BACKBONES = 'mmpretrain.models.backbones'
@@ -61,6 +61,7 @@ PARTS = (
         ATTENTION,
         products={'query_key': ('query', 'key'), 'probability_value': ('post_softmax', 'value')},
         qkv='qkv',
+        mixing=Mixing('proj'),
         refuses=lambda attention: (
             'its values also go past the attention (v_shortcut)' if attention.v_shortcut else None
         ),

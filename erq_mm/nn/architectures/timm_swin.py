@@ -2,7 +2,7 @@
 
 from ..attention import QuantWindowMSA
 from ..shifted_block import ShiftedWindowBlock
-from .base import LAYER_NORM, Input, Part, Residual
+from .base import LAYER_NORM, Input, Mixing, Part, Residual
 from .timm_vit import MLP, MLP_INPUTS, PATCH_EMBED
 
 SWIN = 'timm.models.swin_transformer'
@@ -32,6 +32,7 @@ PARTS = (
         ATTENTION,
         products={'query_key': ('query', 'key'), 'probability_value': ('post_softmax', 'value')},
         qkv='qkv',
+        mixing=Mixing('proj'),
         replacement=lambda module, products: QuantWindowMSA(module, **products),
     ),
 )

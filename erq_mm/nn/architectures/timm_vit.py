@@ -1,7 +1,7 @@
 """timm's ViT, DeiT and DINOv2: pre-norm blocks; LayerScale, drop path and norms of queries and keys change nothing."""
 
 from ..self_attention import QuantAttention
-from .base import GELU, IDENTITY, Input, Part, Residual
+from .base import GELU, IDENTITY, Input, Mixing, Part, Residual
 
 MLP = 'timm.layers.mlp.Mlp'
 PATCH_EMBED = 'timm.layers.patch_embed.PatchEmbed'
@@ -41,6 +41,7 @@ PARTS = (
         ATTENTION,
         products={'query_key': ('query', 'key'), 'probability_value': ('post_softmax', 'value')},
         qkv='qkv',
+        mixing=Mixing('proj', {'q_norm': IDENTITY, 'k_norm': IDENTITY, 'norm': IDENTITY}),  # a gate only multiplies
         replacement=lambda module, products: QuantAttention(module, **products),
     ),
 )

@@ -35,8 +35,10 @@ def batches(count: int = 4, rows: int = 100) -> list[Tensor]:
 
 def error_of(model: nn.Module, quantized: nn.Module, x: Tensor) -> float:
     with torch.no_grad():
-        wanted = model(x)
-        return float((quantized(x) - wanted).square().sum() / wanted.square().sum())
+        wanted, found = (m(x) for m in (model, quantized))
+        if isinstance(wanted, (list, tuple)):  # the stages of a backbone
+            wanted, found = wanted[-1], found[-1]
+        return float((found - wanted).square().sum() / wanted.square().sum())
 
 
 def test_beats_the_parallel_recipes_on_rows_that_did_not_calibrate() -> None:
@@ -241,3 +243,32 @@ def test_rows_are_those_of_im2col_at_the_chosen_places() -> None:
     assert len(chosen) == 11 and torch.equal(chosen, chosen.unique())
     assert torch.equal(pick_rows(layer, inputs, chosen), every[chosen])
     assert torch.equal(choose_rows(4, 11, seed=3), torch.arange(4))
+
+
+def test_balanced_channels_keep_the_function_where_widths_differ_much() -> None:
+    """Wide channels of keys and values: at 8 bits nothing but rounding is left, and at 4 bits balance helps."""
+    model, task = make_classifier()
+    names = [name for name, module in model.named_modules() if type(module).__name__ == 'WindowMSA']
+    with torch.no_grad():
+        for name in names:
+            attention = model.get_submodule(name)
+            channels = attention.proj.in_features
+            wide = torch.logspace(1.2, -1.2, channels)[torch.randperm(channels)]
+            for values in (attention.qkv.weight, attention.qkv.bias):
+                values[:channels] /= wide.view(-1, *[1] * (values.dim() - 1))
+                values[channels : 2 * channels] *= wide.view(-1, *[1] * (values.dim() - 1))
+                values[2 * channels :] *= wide.view(-1, *[1] * (values.dim() - 1))
+            attention.proj.weight /= wide
+    errors = {}
+    for bits, balance in ((8, True), (8, False), (4, True), (4, False)):
+        quantized = copy.deepcopy(model)
+        erq_mm.quantize_(quantized, task, {'type': 'serq', 'balance': balance}, bits, bits)
+        errors[bits, balance] = error_of(model.backbone, quantized.backbone, task.batches[0])
+    assert errors[8, True] < 5e-3
+    assert errors[8, True] < 0.8 * errors[8, False]
+    assert errors[4, True] < 0.8 * errors[4, False]
+
+
+def test_nothing_is_balanced_on_the_published_grids() -> None:
+    options = resolve_recipe({'type': 'serq', 'grids': 'published'}).steps[-1]
+    assert options['balance'] is False and SequentialOptions().balance
