@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .coordinate_descent import coordinate_descent, refit_scale, row_objective
+from .coordinate_descent import coordinate_descent, refit_scale
 from .gptq import Elimination
 from .row_gptq import gptq_on_rows
 from .row_problem import Metric, RowsMetric
@@ -43,21 +43,10 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
         grids = [nearest.grid, *_shrunk_grids(nearest.grid, target, spec, SHRINKS)]
         grid = _best_range(grids, target, elimination.variances())
         found = elimination.quantize(replace(nearest, grid=grid), target)
-    found = _better_rows(found, nearest, target, metric)
     found = coordinate_descent(found, target, metric)
     if is_wide:
         return found
     return coordinate_descent(refit_scale(found, target, metric), target, metric)
-
-
-def _better_rows(found: QuantizedWeight, other: QuantizedWeight, target: Tensor, metric: Metric) -> QuantizedWeight:
-    """Return, row by row, the weight of the smaller objective."""
-    objectives = [row_objective(weight.weight, target, metric) for weight in (found, other)]
-    is_better = (objectives[1] < objectives[0])[:, None]
-    scale = torch.where(is_better, other.grid.scale, found.grid.scale)
-    zero_point = torch.where(is_better, other.grid.zero_point, found.grid.zero_point)
-    codes = torch.where(is_better, other.codes, found.codes)
-    return replace(found, codes=codes, grid=replace(found.grid, scale=scale, zero_point=zero_point))
 
 
 def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> WeightGrid:

@@ -17,12 +17,15 @@ class Histogram:
     Args:
         num_channels: number of independent histograms.
         num_bins: bins per channel, even.
+        every: of the values that arrive together every n-th is counted; minimum and maximum are those of all.
     """
 
-    def __init__(self, num_channels: int = 1, num_bins: int = 4096, device: torch.device | str = 'cpu') -> None:
+    def __init__(
+        self, num_channels: int = 1, num_bins: int = 4096, device: torch.device | str = 'cpu', every: int = 1
+    ) -> None:
         if num_bins % 2:
             raise ValueError(f'num_bins must be even, got {num_bins}')
-        self.num_channels, self.num_bins = num_channels, num_bins
+        self.num_channels, self.num_bins, self.every = num_channels, num_bins, every
         self.counts = torch.zeros(num_channels, num_bins, dtype=torch.float64, device=device)
         self.minimum = torch.full((num_channels,), torch.inf, device=device)
         self.maximum = torch.full((num_channels,), -torch.inf, device=device)
@@ -49,7 +52,7 @@ class Histogram:
         self.minimum = torch.minimum(self.minimum, minimum)
         self.maximum = torch.maximum(self.maximum, maximum)
         self._cover(self.minimum.double(), self.maximum.double())
-        self._count(values)
+        self._count(values if self.every == 1 else values[:, :: self.every].contiguous())
 
     def centres(self) -> Tensor:
         """Return the bin centres, clipped to the values seen, float64 (num_channels, num_bins)."""

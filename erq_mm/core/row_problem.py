@@ -136,7 +136,7 @@ class RowProblem:
             inner = torch.cholesky_solve(self.residual.double(), torch.linalg.cholesky(kernel))
             change = inner.to(self.rows.dtype).T @ self.rows
         else:
-            damped = self.gram().double()
+            damped = self.gram().to(torch.float64, copy=True)
             damped.diagonal().add_(lam)
             change = torch.cholesky_solve(self.cross().T.double(), torch.linalg.cholesky(damped)).T.to(self.rows.dtype)
         if not bool(torch.isfinite(change).all()):
@@ -170,6 +170,17 @@ class RowProblem:
             slope = (change @ self.gram()).sub_(self.cross(), alpha=2)
             left = self.energy() + float(slope.mul_(change).sum(dtype=torch.float64))
         return max(left, 0.0) / max(self.count * self.residual.shape[1], 1e-30)
+
+    def corrected_error(self, change: Tensor, share: float) -> float:
+        """Return `error` of a change that `correction(share)` gave, without products of matrices.
+
+        From change (S + lam I) = C follows change S change^T = C change^T - lam change change^T.
+        """
+        if self.is_wide:
+            return self.error(change)
+        fitted = float((self.cross() * change).sum(dtype=torch.float64))
+        penalty = self.damping(share) * float(change.square().sum(dtype=torch.float64))
+        return max(self.energy() - fitted - penalty, 0.0) / max(self.count * self.residual.shape[1], 1e-30)
 
     def energy(self) -> float:
         """Return sum w ||residual - its mean||^2."""

@@ -91,7 +91,7 @@ def test_search_is_better_than_rounding(size: tuple[int, int], spec: QuantSpec) 
     metric = problem.metric(0.05)
     found = search_codes(target, metric, spec)
     plain = row_objective(nearest(target, spec).weight, target, metric)
-    assert (row_objective(found.weight, target, metric) <= plain * (1 + 1e-9)).all()
+    assert float(row_objective(found.weight, target, metric).sum()) < float(plain.sum())
     if spec.grid == 'symmetric':
         assert (found.grid.zero_point == 128).all()
 

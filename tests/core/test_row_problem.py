@@ -57,6 +57,14 @@ def test_error_is_that_of_the_best_bias(size: tuple[int, int, int]) -> None:
         assert float((weights @ (left + step).square()).sum()) > float((weights @ left.square()).sum())
 
 
+@pytest.mark.parametrize('size', SIZES)
+def test_error_after_the_correction_follows_from_the_sums(size: tuple[int, int, int]) -> None:
+    problem = RowProblem(*make(*size))
+    change = problem.correction(0.1)
+    assert problem.corrected_error(change, 0.1) == pytest.approx(problem.error(change))
+    assert problem.error() == pytest.approx(problem.error(torch.zeros_like(change)))
+
+
 def test_nothing_to_correct_and_constant_inputs() -> None:
     x = torch.randn(40, 6).double()
     assert not RowProblem(x, torch.zeros(40, 3).double()).correction(0.1).any()

@@ -36,4 +36,6 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
         | options
     )
     activations = OWN_ACTIVATIONS if grids == 'own' else REPQ_ACTIVATIONS
-    return Recipe('serq', steps=({'type': 'fit_activations'}, step), activations=activations, views=views)
+    # its own ranges come of rows, in the end: histograms are for what has none
+    first = {'type': 'fit_activations'} | ({'every': 16} if grids == 'own' and step.get('clipping', True) else {})
+    return Recipe('serq', steps=(first, step), activations=activations, views=views)

@@ -1,4 +1,5 @@
-"""Rows of the layers of one block, by running the block alone on the inputs that its callers are stopped with."""
+"""Rows of the layers of one block: float ones as the float forwards go through it, quantized ones by running the block
+alone on the inputs that its callers are stopped with."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,7 +39,8 @@ class BlockRows:
         model, reference: quantized so far, and float.
         name: of the block, '' for a model that is one.
         states: its sites.
-        stops: of all groups of images, quantized and float.
+        stops: of all groups of images in the quantized model.
+        advance: lets the float forward of a stop, by its place among them, go on through the block.
         limit: rows kept of a layer, of all images together.
         seed: of the choice of rows.
 
@@ -52,24 +54,26 @@ class BlockRows:
         reference: nn.Module,
         name: str,
         states: Sequence[SiteState],
-        stops: Sequence[tuple[Stop, Stop]],
+        stops: Sequence[Stop],
+        advance: Callable[[int], None],
         limit: int,
         seed: int,
     ) -> None:
         self.model, self.reference, self.name = model, reference, name
         self.states = {state.name: state for state in states}
         self.stops, self.limit, self.seed = stops, limit, seed
+        self._advance = advance
         self.order: list[str] = []
-        self._float = [self._float_rows(index, stop) for index, (_, stop) in enumerate(stops)]
+        self._float = [self._float_rows(index) for index in range(len(stops))]
 
     def rows(self, state: SiteState) -> list[Rows]:
         """Return the rows of a layer of every group of images, as the model is quantized now."""
         found = []
-        for (stop, _), known in zip(self.stops, self._float, strict=True):
+        for stop, known in zip(self.stops, self._float, strict=True):
             kept = known.get(state.name)
             if kept is None:
                 continue
-            seen = self._run(self.model, stop, self._watched(state), until=(state.name, kept.calls))
+            seen = self._run(stop, self._watched(state), until=(state.name, kept.calls))
             x_q = pick_rows(state.layer, seen.first(state.name), kept.chosen)
             error = None
             if kept.stream is not None:
@@ -84,9 +88,9 @@ class BlockRows:
             names: of the products.
             until: name of the site whose calls end the run.
         """
-        for (stop, _), known in zip(self.stops, self._float, strict=True):
+        for stop, known in zip(self.stops, self._float, strict=True):
             if until in known:
-                seen = self._run(self.model, stop, names, until=(until, known[until].calls))
+                seen = self._run(stop, names, until=(until, known[until].calls))
                 for name in names:
                     for args in seen.inputs.get(name, []):
                         see(name, args)
@@ -95,11 +99,12 @@ class BlockRows:
         names = [state.name, state.site.stream, state.site.windows if state.site.stream else None]
         return [name for name in names if name is not None]
 
-    def _float_rows(self, index: int, stop: Stop) -> dict[str, '_Kept']:
-        """Return what is kept of every layer of one group of images in the float model."""
+    def _float_rows(self, index: int) -> dict[str, '_Kept']:
+        """Let one float forward go on, and return what is kept of every layer."""
         layers = [state for state in self.states.values() if state.has_weight]
         names = {name for state in layers for name in self._watched(state)} | set(self.states)
-        seen = self._run(self.reference, stop, list(names))
+        with _watched(self.reference, list(names)) as seen:
+            self._advance(index)
         self.order += [name for name in seen.inputs if name in self.states and name not in self.order]
         kept = {}
         for state in layers:
@@ -154,11 +159,11 @@ class BlockRows:
         others = seen.inputs[state.site.windows][0][1:]
         return model.get_submodule(state.site.windows).arrange(tokens, fill, *others)
 
-    def _run(self, model: nn.Module, stop: Stop, names: Sequence[str], until: tuple[str, int] | None = None) -> _Seen:
-        """Run the block on the inputs of a stop, watching modules; `until` ends it at the n-th call of one."""
-        with _watched(model, names, until) as seen:
+    def _run(self, stop: Stop, names: Sequence[str], until: tuple[str, int]) -> _Seen:
+        """Run the block on the inputs of a stop, watching modules; the n-th call of one ends it, `until` (name, n)."""
+        with _watched(self.model, names, until) as seen:
             try:
-                model.get_submodule(self.name)(*stop.args, **stop.keywords)
+                self.model.get_submodule(self.name)(*stop.args, **stop.keywords)
             except _Reached:
                 pass
         return seen
@@ -184,7 +189,7 @@ class _Kept:
 
 
 @contextmanager
-def _watched(model: nn.Module, names: Sequence[str], until: tuple[str, int] | None) -> Iterator[_Seen]:
+def _watched(model: nn.Module, names: Sequence[str], until: tuple[str, int] | None = None) -> Iterator[_Seen]:
     seen = _Seen()
 
     def observer(name: str) -> Callable[[nn.Module, tuple, dict], None]:

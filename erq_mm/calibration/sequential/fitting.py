@@ -124,7 +124,7 @@ class LayerFitter:
         report.rows = len(x)
         report.output_mse['activation'] = problem.error()
         change = problem.correction(share) if options.correct else torch.zeros_like(weight)
-        report.output_mse['correction'] = problem.error(change)
+        report.output_mse['correction'] = problem.corrected_error(change, share) if options.correct else problem.error()
         wanted = weight + change
         quantized = search_codes(wanted, problem.metric(options.share(len(x), x.shape[1])), layer.weight_spec)
         total = quantized.weight - weight

@@ -1,7 +1,7 @@
 """Fit one unit after the other, each on the outputs of those before it as they are quantized, with float targets."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -56,8 +56,8 @@ class _Sequence:
         try:
             for stream in streams:
                 stream.start()
-            for index, (unit, stops) in enumerate(self._stops(*streams)):
-                self._fit(unit, stops, SEED_STEP * index + calibration.seed)
+            for index, (unit, groups) in enumerate(self._stops(*streams)):
+                self._fit(unit, groups, *streams, SEED_STEP * index + calibration.seed)
                 self._change_stopped(unit, streams[0])
                 if bar is not None:
                     progress.advance(bar)
@@ -79,30 +79,38 @@ class _Sequence:
     def _is_paired(self, name: str) -> bool:
         return self.task.pairs_rows(self.model, name)
 
-    def _stops(self, quantized: Streams, floating: Streams) -> Iterator[tuple[str, list[tuple[Stop, Stop]]]]:
-        """Yield every unit with the stops of the groups that are there, and let them go on when it is fitted."""
+    def _stops(self, quantized: Streams, floating: Streams) -> Iterator[tuple[str, list[int]]]:
+        """Yield every unit with the groups that have stopped there.
+
+        Float forwards are sent on while it is fitted, always ahead of the quantized ones; these go on afterwards.
+        """
         while any(stop is not None for stop in floating.stops):
             unit = next(stop.unit for stop in floating.stops if stop is not None)
             there = [index for index, stop in enumerate(floating.stops) if stop is not None and stop.unit == unit]
-            pairs = [(quantized.stops[index], floating.stops[index]) for index in there]
-            if any(stop is None or stop.unit != unit for stop, _ in pairs):
+            stops = [quantized.stops[index] for index in there]
+            if any(stop is None or stop.unit != unit for stop in stops):
                 raise RuntimeError(
                     f'the quantized model does not call {unit} where the float model does: its forward depends on '
                     "values, so its rows cannot be paired. Take a recipe that runs the float model only, e.g. 'erq'"
                 )
-            yield unit, pairs
-            for stream in (quantized, floating):
-                stream.done.add(unit)
-                for index in there:
-                    stream.advance(index)
+            floating.done.add(unit)
+            quantized.done.add(unit)
+            yield unit, there
+            for index in there:
+                quantized.advance(index)
 
-    def _fit(self, unit: str, stops: list[tuple[Stop, Stop]], seed: int) -> None:
+    def _fit(self, unit: str, groups: list[int], quantized: Streams, floating: Streams, seed: int) -> None:
+        stops = [quantized.stops[index] for index in groups]
         if unit in self.blocks:
-            self._fit_block(unit, stops, seed)
-        else:
-            state = self.layers[unit]
-            parts = [self._layer_rows(state, index, *pair, seed) for index, pair in enumerate(stops)]
-            self._fit_layer(state, parts)
+            self._fit_block(unit, stops, lambda place: floating.advance(groups[place]), seed)
+            return
+        state, known = self.layers[unit], [floating.stops[index] for index in groups]
+        parts = [
+            self._layer_rows(state, place, *pair, seed) for place, pair in enumerate(zip(stops, known, strict=True))
+        ]
+        for index in groups:
+            floating.advance(index)
+        self._fit_layer(state, parts)
 
     def _change_stopped(self, unit: str, stream: Streams) -> None:
         """Let a layer outside of blocks go on with what its LayerNorm would give now that it is folded."""
@@ -110,9 +118,10 @@ class _Sequence:
         if norm in self.fitter.changes:
             stream.changes[unit] = self.fitter.changes[norm].apply
 
-    def _fit_block(self, name: str, stops: list[tuple[Stop, Stop]], seed: int) -> None:
+    def _fit_block(self, name: str, stops: list[Stop], advance: Callable[[int], None], seed: int) -> None:
         states = {state.name: state for state in self.blocks[name]}
-        block = BlockRows(self.model, self.reference, name, list(states.values()), stops, self.options.rows, seed)
+        limit = self.options.rows
+        block = BlockRows(self.model, self.reference, name, list(states.values()), stops, advance, limit, seed)
         pending: list[SiteState] = []
         for state in (states[site] for site in block.order):
             if not state.has_weight:

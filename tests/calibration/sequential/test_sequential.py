@@ -84,18 +84,20 @@ def test_streams_of_a_block_lie_in_the_order_of_the_rows(block: str) -> None:
     task.forward = lambda m, i: m(task.batches[i])
     calibration = calibration_of(model, task)
     reference = copy.deepcopy(model)
-    streams = Streams(model, task, [[0]], [block])
+    streams, floats = (Streams(m, task, [[0]], [block]) for m in (model, reference))
     with torch.no_grad():
         streams.start()
+        floats.start()
         stop = streams.stops[0]
         states = [state for state in calibration.sites if state.site.block == block]
-        rows = BlockRows(model, reference, block, states, [(stop, stop)], 10**6, 0)
+        rows = BlockRows(model, reference, block, states, [stop], floats.advance, 10**6, 0)
         seen = {}
         norm2 = model.get_submodule(f'{block}.norm2')
         handle = norm2.register_forward_pre_hook(lambda _, args: seen.update(x=args[0]))
         out = model.get_submodule(block)(*stop.args, **stop.keywords)
         handle.remove()
         streams.close()
+        floats.close()
         proj, last = (next(s for s in states if s.name.endswith(name)) for name in ('proj', 'ffn.layers.1'))
         windows = model.get_submodule(proj.site.windows)
         kept = rows._float[0]
@@ -115,17 +117,20 @@ def test_no_stream_error_while_nothing_is_quantized() -> None:
     model, task = make_classifier()
     calibration = calibration_of(model, task)
     block = 'backbone.stages.0.blocks.1'
-    streams = Streams(model, task, [[0]], [block])
+    reference = copy.deepcopy(model)
+    streams, floats = (Streams(m, task, [[0]], [block]) for m in (model, reference))
     with torch.no_grad():
         streams.start()
+        floats.start()
         states = [state for state in calibration.sites if state.site.block == block]
-        rows = BlockRows(model, copy.deepcopy(model), block, states, [(streams.stops[0],) * 2], 50, 0)
+        rows = BlockRows(model, reference, block, states, [streams.stops[0]], floats.advance, 50, 0)
         for state in states:
             for part in rows.rows(state) if state.has_weight else []:
                 assert torch.equal(part.x, part.x_q)
                 assert part.stream_error is None or not part.stream_error.any()
                 assert len(part.x) <= 50
     streams.close()
+    floats.close()
 
 
 def test_layers_called_several_times_are_fitted_together_at_the_end() -> None:
