@@ -36,7 +36,7 @@ from erq_mm.calibration.memory import PeakMemory
 from erq_mm.calibration.pipeline import swap_for_calibration
 from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import repq, resolve_recipe
-from erq_mm.calibration.steps import MODEL_STEPS
+from erq_mm.calibration.steps import step_of, step_options
 from erq_mm.calibration.stopwatch import Stopwatch
 from erq_mm.engine.detector import DetectorTask
 from erq_mm.engine.evaluation import load_config
@@ -175,7 +175,7 @@ def reparameterization_difference(config: str) -> float:
     plan = plan_quantization(changed, resolve_recipe('repq'), 4, 4, 'linears', {})
     calibration = swap_for_calibration(changed, plan, lambda m: [m.extract_feat(x) for x in images], 0, None)
     for step in repq().steps[:2]:
-        MODEL_STEPS[step['type']](calibration, **{k: v for k, v in step.items() if k != 'type'})
+        step_of(step).run(calibration, **step_options(step))
     pairs = [(a, b) for x in images for a, b in zip(changed.extract_feat(x), model.extract_feat(x), strict=True)]
     return max(float((a - b).abs().max() / b.abs().max()) for a, b in pairs)
 

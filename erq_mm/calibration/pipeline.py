@@ -26,7 +26,7 @@ from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
 from .resume import UnitStore, fingerprint
 from .state import Calibration, SiteState, full_precision
-from .steps import FUNCTION_STEPS, LAYER_STEPS, MODEL_STEPS, PASSES, WEIGHT_KEEPING_STEPS, needs, step_options
+from .steps import needs, step_of, step_options
 from .steps.weights import check_weight
 from .stopwatch import Stopwatch
 from .task import CalibrationTask, as_task, check_task
@@ -112,7 +112,7 @@ def quantize_(
             calibration.store, calibration.guard, calibration.calls = store, guard, calls
             for state in calibration.layers():
                 check_weight(state)
-            while remaining and remaining[0][0]['type'] in WEIGHT_KEEPING_STEPS:
+            while remaining and step_of(remaining[0][0]).keeps_weights:
                 _run_stage(calibration, remaining.pop(0), stopwatch)
         for index, steps in enumerate(remaining):
             _run_stage(calibration, steps, stopwatch)
@@ -190,7 +190,7 @@ def _module_specs(plan: Plan) -> dict[str, tuple[QuantSpec, ...]]:
 
 def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
     """Yield model steps one by one and layer steps in runs."""
-    for is_layer_step, steps in groupby(recipe.steps, key=lambda step: step['type'] in LAYER_STEPS):
+    for is_layer_step, steps in groupby(recipe.steps, key=lambda given: step_of(given).of_layers):
         if is_layer_step:
             yield list(steps)
         else:
@@ -199,22 +199,23 @@ def stages(recipe: Recipe) -> Iterator[list[Mapping[str, Any]]]:
 
 def _keeps_function(remaining: list[list[Mapping[str, Any]]]) -> bool:
     """Whether no stage that is left changes the float model's function or claims to keep it."""
-    return all(step['type'] not in FUNCTION_STEPS for steps in remaining for step in steps)
+    return not any(step_of(given).claims_function for steps in remaining for given in steps)
 
 
 def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], stopwatch: Stopwatch) -> None:
-    if steps[0]['type'] not in PASSES:
+    first = step_of(steps[0])
+    if not first.begins_with_pass:
         with stopwatch.measure('probe'):
             calibration.prove()
-    if steps[0]['type'] in MODEL_STEPS:
+    if not first.of_layers:
         with stopwatch.measure(steps[0]['type']):
-            MODEL_STEPS[steps[0]['type']](calibration, **step_options(steps[0]))
+            first.run(calibration, **step_options(steps[0]))
         return
     for state in track(calibration.progress, calibration.layers(), ' + '.join(s['type'] for s in steps)):
         _begin(state)
         for step in steps:
             with stopwatch.measure(step['type']):
-                LAYER_STEPS[step['type']](state, **step_options(step))
+                step_of(step).run(state, **step_options(step))
         _finish(state, steps[-1]['type'])
 
 

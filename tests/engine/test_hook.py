@@ -4,6 +4,7 @@ import copy
 import functools
 import hashlib
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from mmengine.runner import Runner
 from PIL import Image
 
 from erq_mm.calibration.reconstruction.trainer import UnitTrainer
-from erq_mm.calibration.steps import LAYER_STEPS
+from erq_mm.calibration.steps import STEPS
 from erq_mm.core.quantizers import Quantizer
 from erq_mm.engine import quantization as quantization_module
 from erq_mm.engine.hook import ERQHook, unwrap
@@ -175,11 +176,11 @@ def test_ctrl_c_in_mid_calibration_leaves_files_alone(make_runner, tmp_path, mon
     report = tmp_path / 'report.json'
     report.write_text('{"older": "report"}')
 
-    @functools.wraps(LAYER_STEPS['wqer'])
+    @functools.wraps(STEPS['wqer'].run)
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(LAYER_STEPS, 'wqer', interrupted)
+    monkeypatch.setitem(STEPS, 'wqer', replace(STEPS['wqer'], run=interrupted))
     with pytest.raises(KeyboardInterrupt):
         make_runner('--recipe', 'erq', options=(f'{QUANTIZATION}.report={report}',)).test()
     assert hashlib.sha256(Path(CHECKPOINT).read_bytes()).hexdigest() == before

@@ -9,7 +9,7 @@ from torch import nn
 from erq_mm.calibration.pipeline import swap_for_calibration
 from erq_mm.calibration.planning import plan_quantization
 from erq_mm.calibration.recipes import repq, resolve_recipe
-from erq_mm.calibration.steps import MODEL_STEPS
+from erq_mm.calibration.steps import step_of, step_options
 from erq_mm.nn import ShiftedWindows, attention
 
 from .swin import make_swin
@@ -48,7 +48,7 @@ def test_swapped_model_is_the_float_model(size, windows_per_chunk: int, monkeypa
 def reparameterization_error(model: nn.Module, images: list[torch.Tensor], **options: bool) -> float:
     changed, calibration = swapped(model, images)
     for step in repq(**options).steps[:2]:
-        MODEL_STEPS[step['type']](calibration, **{k: v for k, v in step.items() if k != 'type'})
+        step_of(step).run(calibration, **step_options(step))
     differences = [
         float((ours - theirs).abs().max() / theirs.abs().max())
         for x in images

@@ -50,19 +50,16 @@ class Recipe:
             raise ValueError(f'recipe {self.name!r}: unknown roles {unknown}; roles are {list(ROLES)}')
         if self.image not in IMAGE_GRIDS:
             raise ValueError(f'image of recipe {self.name!r} must be one of {IMAGE_GRIDS}, got {self.image!r}')
-        types = [step.get('type') for step in self.steps]
-        channelwise = [
-            r
-            for r, spec in self.activations.items()
-            if spec.get('granularity') == 'channel' and spec.get('grid', 'uniform') == 'uniform'
-        ]
-        if channelwise and not {'reparameterize', 'sequential'} & set(types):
-            raise ValueError(
-                f'recipe {self.name!r}: roles {channelwise} are fitted per channel: add the step '
-                "'reparameterize' or 'sequential'"
-            )
         if self.deploy:
             check_deployable(self.name, self.steps, self.activations, (self.weight, *self.weights.values()))
+
+    def channelwise_roles(self) -> list[str]:
+        """Return the roles whose ranges are fitted per channel, and have to be folded into one grid."""
+        return [
+            role
+            for role, spec in self.activations.items()
+            if spec.get('granularity') == 'channel' and spec.get('grid', 'uniform') == 'uniform'
+        ]
 
     def input_spec(self, role: str, a_bits: int) -> QuantSpec:
         """Return the spec of an activation quantizer; of images with the grid to be used if pixels are not exact."""
