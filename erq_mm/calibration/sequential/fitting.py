@@ -20,6 +20,7 @@ from .options import SequentialOptions
 from .rows import Rows
 
 HELD_SHARE = 0.25  # of the images
+HELD_OUTPUTS = 64  # of a layer, whose errors choose its damping
 SHARES = (0.01, 0.1, 1.0, 10.0, 100.0)  # dampings that are tried beside that of the rows per column
 
 
@@ -108,6 +109,7 @@ class LayerFitter:
         if held is None:
             return first
         weights = x.new_ones(len(x)) if weights is None else weights
+        residual = residual[:, :: -(-residual.shape[1] // HELD_OUTPUTS)]
         fitted, test = (RowProblem(x[part], residual[part], weights[part]) for part in (~held, held))
         errors = {}
         for share in sorted({first, *(share for share in SHARES if share > first)}):

@@ -23,7 +23,7 @@ class SequentialOptions:
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
     """
 
-    rows: int = 16384
+    rows: int = 8192
     damping: float | None = None
     correct: bool = True
     code_damping: float = 0.1

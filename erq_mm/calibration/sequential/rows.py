@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...nn.layers import QuantConv2d, QuantLayer
 
-ELEMENTS_PER_LAYER = 2**25  # at most this many input values of a layer are kept
+ELEMENTS_PER_LAYER = 2**24  # at most this many input values of a layer are kept
 
 
 @dataclass
