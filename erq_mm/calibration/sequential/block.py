@@ -40,7 +40,8 @@ class BlockRows:
         name: of the block, '' for a model that is one.
         states: its sites.
         stops: of all groups of images in the quantized model.
-        advance: lets the float forward of a stop, by its place among them, go on through the block.
+        advance: lets the float forward of a stop, by its place among them, go on through the block, and returns where
+            it was.
         limit: rows kept of a layer, of all images together.
         seed: of the choice of rows.
 
@@ -55,7 +56,7 @@ class BlockRows:
         name: str,
         states: Sequence[SiteState],
         stops: Sequence[Stop],
-        advance: Callable[[int], None],
+        advance: Callable[[int], Stop],
         limit: int,
         seed: int,
     ) -> None:
@@ -104,7 +105,8 @@ class BlockRows:
         layers = [state for state in self.states.values() if state.has_weight]
         names = {name for state in layers for name in self._watched(state)} | set(self.states)
         with _watched(self.reference, list(names)) as seen:
-            self._advance(index)
+            stop = self._advance(index)
+        seen.inputs[self.name] = [(*stop.args, *stop.keywords.values())]  # the block was called before it was watched
         self.order += [name for name in seen.inputs if name in self.states and name not in self.order]
         kept = {}
         for state in layers:

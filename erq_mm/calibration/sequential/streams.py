@@ -60,10 +60,12 @@ class Streams:
         for index in range(len(self._forwards)):
             self.advance(index)
 
-    def advance(self, index: int) -> None:
-        """Let one forward go on to its next stop."""
+    def advance(self, index: int) -> Stop | None:
+        """Let one forward go on to its next stop, and return the one that it leaves."""
+        left = self.stops[index]
         stop = self._forwards[index].switch()
         self.stops[index] = stop if isinstance(stop, Stop) else None
+        return left
 
     def close(self) -> None:
         """End all forwards, also those that are not through, and detach from the model."""

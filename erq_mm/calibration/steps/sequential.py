@@ -118,7 +118,7 @@ class _Sequence:
         if norm in self.fitter.changes:
             stream.changes[unit] = self.fitter.changes[norm].apply
 
-    def _fit_block(self, name: str, stops: list[Stop], advance: Callable[[int], None], seed: int) -> None:
+    def _fit_block(self, name: str, stops: list[Stop], advance: Callable[[int], Stop], seed: int) -> None:
         states = {state.name: state for state in self.blocks[name]}
         limit = self.options.rows
         block = BlockRows(self.model, self.reference, name, list(states.values()), stops, advance, limit, seed)
