@@ -54,12 +54,13 @@ class LayerFitter:
         if rows.stream_error is not None and self.options.residual_target:
             target += rows.stream_error
         weights = rows.weights if self.options.token_weights else None
+        weights = rows.x.new_ones(len(rows.x)) if weights is None else weights
         x = self._fit_input(state, rows.x_q, weights)
         self._fit_weight(state, x, target, weights, rows.images)
         self.unfitted.discard(state.name)
         state.activate()
 
-    def _fit_input(self, state: SiteState, x: Tensor, weights: Tensor | None) -> Tensor:
+    def _fit_input(self, state: SiteState, x: Tensor, weights: Tensor) -> Tensor:
         """Choose the grid of a layer's input and return the rows on it, as its product sees them."""
         quantizer, spec = state.quantizers()[0], state.input_specs[0]
         if spec.granularity == 'channel' and state.site.norm is not None:
@@ -75,12 +76,11 @@ class LayerFitter:
             fit_tensor_(quantizer, x, self.margin)
         return quantizer.fake_quantize(x)
 
-    def _change(self, state: SiteState, x: Tensor, weights: Tensor | None) -> Reparameterization:
+    def _change(self, state: SiteState, x: Tensor, weights: Tensor) -> Reparameterization:
         """Return the change of variables after which one grid serves all channels."""
         spec, histogram = state.input_specs[0], state.histograms[0]
         low, high = x.amin(0).double(), x.amax(0).double()
         if self.options.clipping or histogram.num_channels != x.shape[1]:
-            weights = x.new_ones(len(x)) if weights is None else weights
             scale, zero_point = search_clipped_range(x, weights, spec.bits, margin=self.margin)
         else:
             scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
@@ -100,7 +100,7 @@ class LayerFitter:
         self.calibration.folded.add(name)
         self.changes[name] = change
 
-    def _share(self, x: Tensor, residual: Tensor, weights: Tensor | None, images: Tensor) -> float:
+    def _share(self, x: Tensor, residual: Tensor, weights: Tensor, images: Tensor) -> float:
         """Return the damping of a layer: of several, that of the least error on images that were held back."""
         first, held = self.options.share(len(x), x.shape[1]), held_back(images)
         if not self.options.correct or self.options.damping is not None:
@@ -108,7 +108,6 @@ class LayerFitter:
         first = max(first, self.least_share)
         if held is None:
             return first
-        weights = x.new_ones(len(x)) if weights is None else weights
         residual = residual[:, :: -(-residual.shape[1] // HELD_OUTPUTS)]
         fitted, test = (RowProblem(x[part], residual[part], weights[part]) for part in (~held, held))
         errors = {}
@@ -116,7 +115,7 @@ class LayerFitter:
             errors[share] = test.error(fitted.correction(share))
         return min(errors, key=errors.__getitem__)
 
-    def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor | None, images: Tensor) -> None:
+    def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor, images: Tensor) -> None:
         layer, options = state.layer, self.options
         weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
         residual = target - nn.functional.linear(x, weight, bias)
@@ -138,12 +137,9 @@ class LayerFitter:
             quantized = self._balanced(state, quantized, x, weights)
         layer.install_(quantized)
 
-    def _balanced(
-        self, state: SiteState, quantized: QuantizedWeight, x: Tensor, weights: Tensor | None
-    ) -> QuantizedWeight:
+    def _balanced(self, state: SiteState, quantized: QuantizedWeight, x: Tensor, weights: Tensor) -> QuantizedWeight:
         """Return queries, keys and values with balanced channels, and let the layer behind make up for the values."""
         outputs = nn.functional.linear(x, quantized.weight, quantized.bias)
-        weights = x.new_ones(len(x)) if weights is None else weights
         scale = balancing_scale(outputs, weights, state.input_specs[0].bits)
         behind = self.modules[state.site.mixed_into].weight.data
         behind *= scale[-behind.shape[1] :]
