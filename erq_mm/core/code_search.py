@@ -12,7 +12,7 @@ from .row_gptq import gptq_on_rows
 from .row_problem import Metric, RowsMetric
 from .scale_search import affine_parameters
 from .spec import QuantSpec
-from .weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid, round_to_nearest
+from .weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid
 
 SHRINKS = (1.0, 0.9, 0.83, 0.75, 0.67, 0.58, 0.5)  # of the range from minimum to maximum
 WIDE = 4096
@@ -35,14 +35,13 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
     if spec.grid == 'dual_uniform':
         raise ValueError("weights with two scales per row (grid 'dual_uniform') cannot be searched by descent")
     is_wide = target.shape[1] > WIDE
-    nearest = round_to_nearest(target, None, fit_weight_grid(target, spec))
+    fitted = fit_weight_grid(target, spec)
     if isinstance(metric, RowsMetric):
-        found = gptq_on_rows(nearest, target, metric)
+        found = gptq_on_rows(QuantizedWeight(target, fitted, None), target, metric)
     else:
         elimination = Elimination(metric.matrix, damping=0.0, act_order=True)
-        grids = [nearest.grid, *_shrunk_grids(nearest.grid, target, spec, SHRINKS)]
-        grid = _best_range(grids, target, elimination.variances())
-        found = elimination.quantize(replace(nearest, grid=grid), target)
+        grid = _best_range([fitted, *_shrunk_grids(fitted, target, spec, SHRINKS)], target, elimination.variances())
+        found = elimination.quantize(QuantizedWeight(target, grid, None), target)
     found = coordinate_descent(found, target, metric)
     if is_wide:
         return found
