@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import traceback
 from importlib.metadata import PackageNotFoundError, version
 
 # import name -> distributions that provide it (the onedl forks keep the import names)
@@ -21,6 +22,10 @@ REPAIR = {
         "MMCV_WITH_OPS=1 pip install --no-build-isolation --no-binary mmcv 'mmcv==2.1.0'"
     ),
     'mmdet': "pip install 'mmdet==3.3.0'",
+    'mmpretrain': (
+        'pip uninstall -y mmpretrain  (only classifiers need it, and mmdet imports what it finds; '
+        'mmpretrain 1.2.0 fails beside transformers 4.57 and 5: for classifiers uninstall transformers instead)'
+    ),
     'torchvision': 'pip uninstall -y torchvision  (detectors do not need it; timm needs the one built for this torch)',
     'pkg_resources': "pip install 'setuptools<82'",
 }
@@ -66,8 +71,17 @@ def _try_import(name: str, module: str) -> None:
     except (
         Exception
     ) as error:  # whatever a broken binary package raises: ImportError, OSError, RuntimeError, AssertionError
-        culprit = 'mmcv' if name == 'mmdet' and 'mmcv' in str(error).lower() else name
-        raise ImportError(_message(culprit, f'{type(error).__name__}: {error}')) from None
+        reason = f'{type(error).__name__}: {error}'
+        raise ImportError(_message(_culprit(name, error), reason)) from None
+
+
+def _culprit(name: str, error: Exception) -> str:
+    """Return the package to repair: the innermost one in the traceback that we know, as mmdet imports mmpretrain."""
+    if name == 'mmdet' and 'mmcv' in str(error).lower():
+        return 'mmcv'
+    modules = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    packages = [module.partition('.')[0] for module in modules]
+    return next((package for package in reversed(packages) if package in REPAIR), name)
 
 
 def _message(culprit: str, reason: str) -> str:

@@ -26,6 +26,11 @@ def import_plugin(fake: Path) -> str:
         ),
         ('mmcv', "__version__ = '2.2.0'", ['installed mmcv', 'mmcv==2.1.0', 'mmengine 0.10']),
         ('mmengine', "raise ImportError('cannot import name x')", ['installed mmengine', 'mmengine==0.10.7']),
+        (
+            'mmpretrain',
+            'class Model(None): pass',  # what it does beside new transformers
+            ['installed mmpretrain', 'TypeError', 'pip uninstall -y mmpretrain', 'transformers'],
+        ),
         ('mmdet', "raise AssertionError('MMCV==2.2.0 is used but incompatible')", ['installed mmcv', 'mmcv==2.1.0']),
     ],
 )
