@@ -31,7 +31,7 @@ def warn_of_inputs(calibration: Calibration) -> None:
 
 def _rows(state: SiteState, histogram: Histogram) -> float:
     """Return how many rows the input of a layer had; pixels, of a convolution."""
-    return float(histogram.counts.sum()) / state.layer.weight.shape[1]
+    return histogram.num_seen / state.layer.weight.shape[1]
 
 
 def degenerate_note(names: Sequence[str], what: str, images: Sequence[Any] | None) -> list[str]:

@@ -18,6 +18,7 @@ class LayerReport:
         output_mse: step -> mean squared output error on the calibration rows; `activation` is with float weights.
         sqnr_db: of the output after the last step.
         rows: calibration rows behind the corrections.
+        damping: of the correction that a sequential recipe chose, in mean diagonals of the Gram matrix; None: none.
     """
 
     name: str
@@ -29,6 +30,7 @@ class LayerReport:
     output_mse: dict[str, float] = field(default_factory=dict)
     sqnr_db: float | None = None
     rows: int = 0
+    damping: float | None = None
     parameters: int = 0
     note: str | None = None
 

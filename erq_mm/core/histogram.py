@@ -18,6 +18,9 @@ class Histogram:
         num_channels: number of independent histograms.
         num_bins: bins per channel, even.
         every: of the values that arrive together every n-th is counted; minimum and maximum are those of all.
+
+    Attributes:
+        num_seen: values that have arrived, counted or not, of all channels together.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Histogram:
         if num_bins % 2:
             raise ValueError(f'num_bins must be even, got {num_bins}')
         self.num_channels, self.num_bins, self.every = num_channels, num_bins, every
+        self.num_seen = 0
         self.counts = torch.zeros(num_channels, num_bins, dtype=torch.float64, device=device)
         self.minimum = torch.full((num_channels,), torch.inf, device=device)
         self.maximum = torch.full((num_channels,), -torch.inf, device=device)
@@ -35,7 +39,7 @@ class Histogram:
     @property
     def is_empty(self) -> bool:
         """Whether no value has arrived yet."""
-        return bool((self.counts.sum() == 0).item())
+        return self.num_seen == 0
 
     def update(self, values: Tensor) -> None:
         """Add values, shape (num_channels, n); n may be zero.
@@ -52,6 +56,7 @@ class Histogram:
         self.minimum = torch.minimum(self.minimum, minimum)
         self.maximum = torch.maximum(self.maximum, maximum)
         self._cover(self.minimum.double(), self.maximum.double())
+        self.num_seen += values.numel()
         self._count(values if self.every == 1 else values[:, :: self.every].contiguous())
 
     def centres(self) -> Tensor:

@@ -8,9 +8,16 @@ import erq_mm
 from erq_mm.calibration.degenerate import clipping_watched, warn_of_clipping
 
 
-def quantized(data: torch.Tensor) -> tuple[nn.Module, erq_mm.Report]:
+def quantized(data: torch.Tensor, recipe: str = 'erq') -> tuple[nn.Module, erq_mm.Report]:
     model = nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3))
-    return model, erq_mm.quantize_(model, erq_mm.ClassifierTask([data]), 'erq')
+    return model, erq_mm.quantize_(model, erq_mm.ClassifierTask([data]), recipe)
+
+
+@pytest.mark.parametrize('recipe', ['erq', 'serq'])  # serq counts one value in 16
+@pytest.mark.parametrize('rows', [15, 16])
+def test_rows_are_counted_whatever_part_of_the_values_is(rows: int, recipe: str) -> None:
+    notes = quantized(torch.randn(rows, 6), recipe)[1].notes
+    assert any('saw fewer than 16 rows' in note for note in notes) == (rows < 16)
 
 
 def test_an_ordinary_sample_gives_no_note() -> None:

@@ -16,12 +16,9 @@ from ...core.row_problem import RowProblem
 from ...core.scale_search import search_uniform_range
 from ...core.weight_grid import QuantizedWeight
 from ..state import Calibration, SiteState
+from .damping import choose_damping
 from .options import SequentialOptions
 from .rows import Rows
-
-HELD_SHARE = 0.25  # of the images
-HELD_OUTPUTS = 64  # of a layer, whose errors choose its damping
-SHARES = (0.01, 0.1, 1.0, 10.0, 100.0)  # dampings that are tried beside that of the rows per column
 
 
 class LayerFitter:
@@ -31,6 +28,9 @@ class LayerFitter:
         calibration: whose sites these are.
         reference: the float model, with its own LayerNorms and weights whatever is folded in the other one.
         options: of the step.
+
+    Attributes:
+        left_out, damped: layers that images held back would not have corrected, or not as much, see `damping_notes`.
     """
 
     def __init__(self, calibration: Calibration, reference: nn.Module, options: SequentialOptions) -> None:
@@ -43,6 +43,8 @@ class LayerFitter:
         self.calibration = calibration
         self.unfitted = {state.name for state in calibration.layers()}
         self.changes: dict[str, Reparameterization] = {}  # of LayerNorms that have been folded
+        self.left_out: list[str] = []
+        self.damped: dict[str, float] = {}
         images, views = calibration.task.sources(), len(calibration.task)
         self.margin = options.widening(images, views)
         self.least_share = images**-2 if views > images else 0.0  # rows of copies are not independent
@@ -100,32 +102,35 @@ class LayerFitter:
         self.calibration.folded.add(name)
         self.changes[name] = change
 
-    def _share(self, x: Tensor, residual: Tensor, weights: Tensor, images: Tensor) -> float:
-        """Return the damping of a layer: of several, that of the least error on images that were held back."""
-        first, held = self.options.share(len(x), x.shape[1]), held_back(images)
-        if not self.options.correct or self.options.damping is not None:
+    def _damping(self, name: str, x: Tensor, residual: Tensor, weights: Tensor, images: Tensor) -> float | None:
+        """Return the damping of a layer's correction, None for no correction, and note what images held back say."""
+        if not self.options.correct:
+            return None
+        first = self.options.share(len(x), x.shape[1])
+        if self.options.damping is not None:
             return first
         first = max(first, self.least_share)
-        if held is None:
-            return first
-        residual = residual[:, :: -(-residual.shape[1] // HELD_OUTPUTS)]
-        fitted, test = (RowProblem(x[part], residual[part], weights[part]) for part in (~held, held))
-        errors = {}
-        for share in sorted({first, *(share for share in SHARES if share > first)}):
-            errors[share] = test.error(fitted.correction(share))
-        return min(errors, key=errors.__getitem__)
+        share = choose_damping(x, residual, weights, images, first)
+        if share is None:
+            self.left_out.append(name)
+        elif share > first:
+            self.damped[name] = share
+        return share
 
     def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor, images: Tensor) -> None:
         layer, options = state.layer, self.options
         weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
         residual = target - nn.functional.linear(x, weight, bias)
         problem = RowProblem(x, residual, weights)
-        share = self._share(x, residual, weights, images)
+        share = self._damping(state.name, x, residual, weights, images)
         report = state.report
-        report.rows = len(x)
-        report.output_mse['activation'] = problem.error()
-        change = problem.correction(share) if options.correct else torch.zeros_like(weight)
-        report.output_mse['correction'] = problem.corrected_error(change, share) if options.correct else problem.error()
+        report.rows, report.damping = len(x), share
+        change, error = torch.zeros_like(weight), problem.error()
+        report.output_mse['activation'] = error
+        if share is not None:
+            change = problem.correction(share)
+            error = problem.corrected_error(change, share)
+        report.output_mse['correction'] = error
         wanted = weight + change
         quantized = search_codes(wanted, problem.metric(options.share(len(x), x.shape[1])), layer.weight_spec)
         total = quantized.weight - weight
@@ -145,15 +150,6 @@ class LayerFitter:
         behind *= scale[-behind.shape[1] :]
         grid = replace(quantized.grid, scale=quantized.grid.scale / scale[:, None])
         return replace(quantized, grid=grid, bias=None if quantized.bias is None else quantized.bias / scale)
-
-
-def held_back(images: Tensor) -> Tensor | None:
-    """Return which rows are of held-back images, bool (rows,): the last quarter of them; None of fewer than four."""
-    count = int(images.max()) + 1 if len(images) else 0
-    if count < 4:
-        return None
-    held = images >= round((1 - HELD_SHARE) * count)
-    return None if bool(held.all() | ~held.any()) else held
 
 
 def fit_tensor_(quantizer: UniformQuantizer, values: Tensor, margin: float, limit: int = 2**18) -> None:

@@ -8,6 +8,7 @@ import torch
 
 from ..precision import full_precision
 from ..sequential.block import BlockRows
+from ..sequential.damping import damping_notes
 from ..sequential.fitting import LayerFitter
 from ..sequential.options import SequentialOptions
 from ..sequential.products import ProductSample, fit_products
@@ -65,6 +66,7 @@ class _Sequence:
             for stream in streams:
                 stream.close()
         self._fit_rest()
+        calibration.notes += damping_notes(self.fitter.left_out, self.fitter.damped)
         del self.reference
 
     def _units(self) -> list[str]:

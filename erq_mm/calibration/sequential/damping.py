@@ -1,0 +1,64 @@
+"""How much of a layer's correction its rows carry: its damping, chosen on images that were held back."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ...core.row_problem import RowProblem
+
+HELD_SHARE = 0.25  # of the images
+HELD_OUTPUTS = 64  # of a layer, whose errors choose its damping
+SHARES = (0.01, 0.1, 1.0, 10.0, 100.0)  # dampings that are tried beside that of the rows per column
+NAMED = 5  # layers in a note
+
+
+def choose_damping(x: Tensor, residual: Tensor, weights: Tensor, images: Tensor, first: float) -> float | None:
+    """Return the damping with the least error on the last quarter of the images, fitted on the others.
+
+    Args:
+        x, residual, weights: (rows, in), (rows, out) and (rows,), as of `RowProblem`.
+        images: (rows,), the image of every row. Fewer than four are not divided: the answer is `first`.
+        first: the least damping, in mean diagonals of the Gram matrix.
+
+    Returns:
+        In mean diagonals; None where the held-back images are worse off with every correction than with none.
+    """
+    held = held_back(images)
+    if held is None:
+        return first
+    residual = residual[:, :: -(-residual.shape[1] // HELD_OUTPUTS)]
+    fitted, test = (RowProblem(x[part], residual[part], weights[part]) for part in (~held, held))
+    errors: dict[float | None, float] = {None: test.error()}
+    for share in sorted({first, *(share for share in SHARES if share > first)}):
+        errors[share] = test.error(fitted.correction(share))
+    return min(errors, key=errors.__getitem__)
+
+
+def held_back(images: Tensor) -> Tensor | None:
+    """Return which rows are of held-back images, bool (rows,): the last quarter of them; None of fewer than four."""
+    count = int(images.max()) + 1 if len(images) else 0
+    if count < 4:
+        return None
+    held = images >= round((1 - HELD_SHARE) * count)
+    return None if bool(held.all() | ~held.any()) else held
+
+
+def damping_notes(left_out: list[str], damped: Mapping[str, float]) -> list[str]:
+    """Return what a report says of the layers whose rows did not carry their whole correction.
+
+    Args:
+        left_out: layers that are not corrected.
+        damped: layer -> damping, of those that are damped beyond their rows per column.
+    """
+    notes = []
+    if left_out:
+        notes.append(f'correction left out, images held back are worse off with it: {_listed(left_out)}')
+    if damped:
+        layers = [f'{name} ({share:g})' for name, share in sorted(damped.items(), key=lambda item: -item[1])]
+        notes.append(f'correction damped further, images held back are better off: {_listed(layers)}')
+    return notes
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - NAMED
+    return ', '.join(names[:NAMED]) + (f' and {rest} more' if rest > 0 else '')
