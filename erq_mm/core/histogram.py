@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+VALUES_PER_PART = 2**20  # that are counted at once, so that their bins stay in a CPU's cache
+
 
 class Histogram:
     """One histogram per channel over ranges that double as wider values arrive.
@@ -113,16 +115,9 @@ class Histogram:
         return (minimum < self.low) | (maximum > self.low + self.num_bins * self.width)
 
     def _count(self, values: Tensor) -> None:
-        if self.num_channels == 1 and values.device.type == 'cpu' and values.dtype == torch.float32:
-            low = float(self.low)
-            found = torch.histc(values, self.num_bins, low, low + self.num_bins * float(self.width))
-            # histc drops what rounding puts outside its range: those values are the two extremes
-            found[-1] += values.numel() - found.sum(dtype=torch.float64).float()
-            self.counts += found
-            return
-        for part in values.split(max(1, 2**22 // self.num_channels), dim=1):
-            index = ((part - self.low[:, None].to(part.dtype)) / self.width[:, None].to(part.dtype)).long()
-            index.clamp_(0, self.num_bins - 1)
-            index += torch.arange(self.num_channels, device=index.device)[:, None] * self.num_bins
-            found = torch.bincount(index.reshape(-1), minlength=self.counts.numel())
-            self.counts += found.view_as(self.counts)
+        low, width = (v[:, None].to(values.dtype) for v in (self.low, self.width))
+        offsets = torch.arange(self.num_channels, dtype=torch.int32, device=values.device)[:, None] * self.num_bins
+        for part in values.split(max(1, VALUES_PER_PART // self.num_channels), dim=1):
+            index = (part - low).div_(width).int().clamp_(0, self.num_bins - 1)
+            index = index.view(-1) if self.num_channels == 1 else index.add_(offsets).reshape(-1)
+            self.counts += torch.bincount(index, minlength=self.counts.numel()).view_as(self.counts)

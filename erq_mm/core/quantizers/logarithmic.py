@@ -27,4 +27,6 @@ def round_to_powers_(exponents: Tensor, log2_scale: float, octaves: float, small
 def observe_exponents(x: Tensor, histogram: Histogram) -> None:
     """Collect log2 of the values, without zeros and denormals (masked attention): they are exact on every such grid."""
     exponents = torch.log2(x.reshape(-1))
-    histogram.update(exponents[exponents > SMALLEST_EXPONENT].reshape(1, -1))
+    if len(exponents) and not bool(exponents.amin() > SMALLEST_EXPONENT):  # picking values costs more than looking
+        exponents = exponents[exponents > SMALLEST_EXPONENT]
+    histogram.update(exponents.reshape(1, -1))
