@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from ...core.row_problem import RowProblem
+from ...wording import first_of
 
 HELD_SHARE = 0.25  # of the images
 HELD_OUTPUTS = 64  # of a layer, whose errors choose its damping
@@ -52,13 +53,8 @@ def damping_notes(left_out: list[str], damped: Mapping[str, float]) -> list[str]
     """
     notes = []
     if left_out:
-        notes.append(f'correction left out, images held back are worse off with it: {_listed(left_out)}')
+        notes.append(f'correction left out, images held back are worse off with it: {first_of(left_out, NAMED)}')
     if damped:
         layers = [f'{name} ({share:g})' for name, share in sorted(damped.items(), key=lambda item: -item[1])]
-        notes.append(f'correction damped further, images held back are better off: {_listed(layers)}')
+        notes.append(f'correction damped further, images held back are better off: {first_of(layers, NAMED)}')
     return notes
-
-
-def _listed(names: list[str]) -> str:
-    rest = len(names) - NAMED
-    return ', '.join(names[:NAMED]) + (f' and {rest} more' if rest > 0 else '')

@@ -9,6 +9,7 @@ from torch import nn
 from ...nn.layers import QuantConv2d, QuantLayer, QuantLinear
 from ...nn.matmul import QuantMatMul
 from ...nn.swap import replace_modules_
+from ...wording import first_of
 from . import operators
 from .codes import InputGrid, IntegerWeight, TooWide, input_grid, integer_weight
 from .modules import IntegerConv2d, IntegerLayer, IntegerLinear
@@ -43,7 +44,7 @@ class Deployment:
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.simulated.items():
             by_reason.setdefault(reason, []).append(name)
-        lines += [f'simulated: {_some(names)}: {reason}' for reason, names in by_reason.items()]
+        lines += [f'simulated: {first_of(names, NAMED)}: {reason}' for reason, names in by_reason.items()]
         return '\n'.join(lines)
 
 
@@ -130,7 +131,7 @@ def _plan(layer: QuantLayer) -> tuple[IntegerWeight, InputGrid] | TooWide | str:
 def _refuse(too_wide: Mapping[str, TooWide]) -> None:
     first = next(iter(too_wide))
     raise ValueError(
-        f'{len(too_wide)} layers have weights that do not fit int8: {_some(list(too_wide))}; of {first}, '
+        f'{len(too_wide)} layers have weights that do not fit int8: {first_of(list(too_wide), NAMED)}; of {first}, '
         f"{too_wide[first]}. Quantize with symmetric rows (recipe=dict(type='erq', deploy=True)) or at most 7 bits, or "
         "leave these layers simulated (wide_weights='simulate')"
     )
@@ -141,7 +142,3 @@ def _integer_layer(layer: QuantLayer, plan: tuple[IntegerWeight, InputGrid], cha
         return IntegerConv2d(layer, *plan, channels_last)
     assert isinstance(layer, QuantLinear)
     return IntegerLinear(layer, *plan)
-
-
-def _some(names: list[str]) -> str:
-    return f'{", ".join(names[:NAMED])}{f" and {len(names) - NAMED} more" if len(names) > NAMED else ""}'
