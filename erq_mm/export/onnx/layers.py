@@ -51,8 +51,15 @@ class LayerWriter:
         Args:
             columns: order in which the weight's columns meet those of `x`; None is their own.
         """
+        return self.linear_of_codes(layer, self.input_codes(layer, x, columns), columns=columns)
+
+    def input_codes(self, layer: nn.Linear | QuantLinear, x: str, columns: NDArray | None = None) -> str:
+        """Return what `linear_of_codes` takes: the codes of a layer's input, or the input, if the layer runs in float.
+
+        Rows may be dropped and put into another order in between; of codes that moves a quarter of the memory.
+        """
         grid, x = self.input_grid(layer), self._changed(layer, x, columns)
-        return self.linear_of_codes(layer, x if grid is None else self.codes(x, grid), columns=columns)
+        return x if grid is None else self.codes(x, grid)
 
     def linear_of_codes(
         self,

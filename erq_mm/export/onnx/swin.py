@@ -100,15 +100,17 @@ class SwinWriter:
         windows = WindowWriter(self.graph, attention.window_size)
         rows = self._gather_padded(x, pad, windows.into_windows(extent, shift), self.layers.names[attention])
         mask = windows.mask(extent, shift) if shift > 0 else None
-        mixed = self._windows(inner, rows, mask)
-        return self.graph.add('Gather', mixed, windows.out_of_windows(extent, shift), axis=0)
+        codes = self.layers.input_codes(inner.proj, self._windows(inner, rows, mask))
+        # in front of the projection, which so has no rows of padding
+        codes = self.graph.add('Gather', codes, windows.out_of_windows(extent, shift), axis=0)
+        return self.layers.linear_of_codes(inner.proj, codes)
 
     def _gather_padded(self, x: str, pad: np.ndarray, index: str, name: str) -> str:
         row = self.graph.constant(pad[None], f'{name}.pad')
         return self.graph.add('Gather', self.graph.add('Concat', x, row, axis=0), index, axis=0, name=f'{name}.gather')
 
     def _windows(self, attention: nn.Module, x: str, mask: str | None) -> str:
-        """Write the attention of windows, rows (windows * tokens, channels) in and out.
+        """Write the attention of windows up to its projection, rows (windows * tokens, channels) in and out.
 
         Args:
             x: codes, if the layer of queries, keys and values is integer.
@@ -123,7 +125,7 @@ class SwinWriter:
         logits = self.graph.add('Add', logits, bias)
         if mask is not None:  # an operand of its own: added to the bias it would be as large as all logits
             logits = self.graph.add('Add', logits, mask)
-        return self.layers.linear(attention.proj, writer.mixed(logits, value, [-1, width]))
+        return writer.mixed(logits, value, [-1, width])
 
     def _merge(self, merging: nn.Module, x: str, extent: Extent) -> tuple[str, Extent]:
         expect(merging, f'{LAYERS}.PatchMerging')

@@ -72,7 +72,9 @@ class SwinTransformerWriter(TimmWriter):
         self.attentions.note_products(attention)
         logits = self._biased(attention, self.attentions.logits(query, key), size, window, shift)
         mixed = self.attentions.mixed(logits, value, [-1, whole[0] * whole[1], attention.qkv.out_features // 3])
-        return self._gathered(self.layers.linear(attention.proj, mixed), out_of_windows(size, window, shift))
+        codes = self.layers.input_codes(attention.proj, mixed)
+        # in front of the projection, which so has no rows of padding
+        return self.layers.linear_of_codes(attention.proj, self._gathered(codes, out_of_windows(size, window, shift)))
 
     def _biased(self, attention: nn.Module, logits: str, size: Size, window: Size, shift: Size) -> str:
         """Add position bias and mask to logits, (images * windows, heads, tokens, tokens)."""
