@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from .inner_product import inner_product
 from .ridge import RidgeSystem
 from .statistics import InputStats
 
@@ -25,6 +26,6 @@ def corrected_mse(stats: InputStats, change: Tensor, lam: float) -> float:
     There change (G + lam I) = cross^T, so the quadratic term of the error needs no product with the Gram matrix:
     energy - <change, cross^T> - lam ||change||^2.
     """
-    gained = (change * stats.output_cross().T).sum(dtype=torch.float64)
-    penalty = lam * change.square().sum(dtype=torch.float64)
+    gained = inner_product(change, stats.output_cross().T)
+    penalty = lam * inner_product(change, change)
     return max(stats.energy - float(gained + penalty), 0.0) / max(stats.count * len(change), 1)

@@ -51,7 +51,8 @@ class Histogram:
         """
         if values.numel() == 0:
             return
-        minimum, maximum = (v.float() for v in torch.aminmax(values, dim=1))
+        # torch.aminmax takes 5 to 15 times as long on a CPU
+        minimum, maximum = values.amin(1).float(), values.amax(1).float()
         if not bool((torch.isfinite(minimum) & torch.isfinite(maximum)).all()):
             kind = 'NaN' if bool(torch.isnan(minimum).any()) else 'infinity'
             raise FloatingPointError(f'{kind} among the values')

@@ -12,7 +12,7 @@ from torch import Tensor
 
 RULES = ('paper', 'released', 'greedy')
 STEPS_BETWEEN_COUNTS = 4
-ELEMENTS_PER_CHUNK = 2**18  # a chunk of rows that stays in a CPU's cache
+ELEMENTS_PER_CHUNK = 2**19  # a chunk of rows that stays in a CPU's cache
 ELEMENTS_PER_GPU_CHUNK = 2**22  # enough to keep a GPU busy; about ten tensors of this size, k more for k flips
 
 

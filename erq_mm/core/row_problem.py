@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .inner_product import inner_product
+
 BLOCK = 128  # columns that are worked on together
 
 
@@ -165,10 +167,11 @@ class RowProblem:
         if change is None:
             left = self.energy()
         elif self.is_wide:
-            left = float((self.residual - self.rows @ change.T).square_().sum(dtype=torch.float64))
+            rest = self.residual - self.rows @ change.T
+            left = float(inner_product(rest, rest))
         else:  # the same from the sums, which are there, and smaller than the rows
             slope = (change @ self.gram()).sub_(self.cross(), alpha=2)
-            left = self.energy() + float(slope.mul_(change).sum(dtype=torch.float64))
+            left = self.energy() + float(inner_product(slope, change))
         return max(left, 0.0) / max(self.count * self.residual.shape[1], 1e-30)
 
     def corrected_error(self, change: Tensor, share: float) -> float:
@@ -178,10 +181,10 @@ class RowProblem:
         """
         if self.is_wide:
             return self.error(change)
-        fitted = float((self.cross() * change).sum(dtype=torch.float64))
-        penalty = self.damping(share) * float(change.square().sum(dtype=torch.float64))
+        fitted = float(inner_product(self.cross(), change))
+        penalty = self.damping(share) * float(inner_product(change, change))
         return max(self.energy() - fitted - penalty, 0.0) / max(self.count * self.residual.shape[1], 1e-30)
 
     def energy(self) -> float:
         """Return sum w ||residual - its mean||^2."""
-        return float(self.residual.square().sum(dtype=torch.float64))
+        return float(inner_product(self.residual, self.residual))

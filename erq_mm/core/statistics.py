@@ -7,6 +7,8 @@ depend on the number of calibration images. A column of ones stands for the bias
 import torch
 from torch import Tensor
 
+from .gram_sum import GramSum
+from .inner_product import inner_product
 from .reservoir import Reservoir
 from .ridge import DualSystem, PrimalSystem, RidgeSystem
 
@@ -20,8 +22,8 @@ def quadratic_form(change: Tensor, gram: Tensor) -> float:
     for start in range(0, len(gram), step):  # what lies right of the diagonal's blocks counts twice
         block = change[:, start : start + step]
         product = block @ gram[start : start + step, start:]
-        total += float((product[:, : block.shape[1]] * block).sum(dtype=torch.float64))
-        total += 2 * float((product[:, block.shape[1] :] * change[:, start + step :]).sum(dtype=torch.float64))
+        total += float(inner_product(product[:, : block.shape[1]], block))
+        total += 2 * float(inner_product(product[:, block.shape[1] :], change[:, start + step :]))
     return total
 
 
@@ -44,12 +46,13 @@ class GramStats:
         self.weight = weight
         self.keeps_output_error = out_features <= in_features
         size = in_features + 1
-        self.gram = weight.new_zeros(size, size)
+        self._gram = weight.new_zeros(size, size)
+        self._inner = GramSum(self._gram[:-1, :-1])
         self.cross = weight.new_zeros(size, out_features if self.keeps_output_error else in_features)
         if self.keeps_output_error:  # sum of ||W e||^2
             self._squares = weight.new_zeros((), dtype=torch.float64)
         else:  # sum of e e^T: cheaper than every row's W e, which nothing else needs
-            self._squares = weight.new_zeros(in_features, in_features)
+            self._squares = GramSum(weight.new_zeros(in_features, in_features))
         self.count = 0
         self._output_cross: Tensor | None = None
         self._energy: float | None = None
@@ -63,26 +66,31 @@ class GramStats:
     def _add_chunk(self, input_error: Tensor, x_q: Tensor) -> None:
         target = input_error @ self.weight.T if self.keeps_output_error else input_error
         inner = slice(0, x_q.shape[1])
-        self.gram[inner, inner].addmm_(x_q.T, x_q)
+        self._inner.add(x_q)
         column_sum = x_q.sum(0)
-        self.gram[-1, inner] += column_sum
-        self.gram[inner, -1] += column_sum
-        self.gram[-1, -1] += len(x_q)
+        self._gram[-1, inner] += column_sum
+        self._gram[inner, -1] += column_sum
+        self._gram[-1, -1] += len(x_q)
         self.cross[inner].addmm_(x_q.T, target)
         self.cross[-1] += target.sum(0)
         if self.keeps_output_error:
             flat = target.reshape(-1)
             self._squares += torch.dot(flat, flat)
         else:
-            self._squares.addmm_(input_error.T, input_error)
+            self._squares.add(input_error)
         self.count += len(x_q)
+
+    @property
+    def gram(self) -> Tensor:
+        self._inner.whole()
+        return self._gram
 
     @property
     def energy(self) -> float:
         if self.keeps_output_error:
             return float(self._squares)
         if self._energy is None:  # sum e^T (W^T W) e, computed once, after the last row
-            self._energy = float(((self.weight.T @ self.weight) * self._squares).sum(dtype=torch.float64))
+            self._energy = float(inner_product(self.weight.T @ self.weight, self._squares.whole()))
         return self._energy
 
     def output_cross(self) -> Tensor:
@@ -105,7 +113,7 @@ class GramStats:
 
     def output_mse(self, change: Tensor) -> float:
         """Return the mean of ||W x - (W + change) x_q||^2 over rows and outputs; `change` is (out, in + 1)."""
-        linear = float((change * self.output_cross().T).sum(dtype=torch.float64))
+        linear = float(inner_product(change, self.output_cross().T))
         quadratic = quadratic_form(change, self.gram)
         return max(self.energy - 2 * linear + quadratic, 0.0) / max(self.count * len(change), 1)
 
@@ -145,7 +153,8 @@ class RowStats:
 
     @property
     def energy(self) -> float:
-        return float(self._output_error().square().sum(dtype=torch.float64))
+        errors = self._output_error()
+        return float(inner_product(errors, errors))
 
     def output_cross(self) -> Tensor:
         if self._output_cross is None:
@@ -164,7 +173,7 @@ class RowStats:
 
     def output_mse(self, change: Tensor) -> float:
         error = self._output_error() - self.rows[: self.count] @ change.T
-        return float(error.square().sum(dtype=torch.float64)) / max(error.numel(), 1)
+        return float(inner_product(error, error)) / max(error.numel(), 1)
 
 
 InputStats = GramStats | RowStats
