@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .gram_sum import GramSum
 from .inner_product import inner_product
 
 BLOCK = 128  # columns that are worked on together
@@ -112,7 +113,9 @@ class RowProblem:
     def gram(self) -> Tensor:
         """Return S, (in, in)."""
         if self._gram is None:
-            self._gram = self.rows.T @ self.rows
+            total = GramSum(self.rows.new_zeros(2 * self.rows.shape[1:]))
+            total.add(self.rows)
+            self._gram = total.whole()
         return self._gram
 
     def cross(self) -> Tensor:
