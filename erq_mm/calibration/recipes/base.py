@@ -18,6 +18,7 @@ class Recipe:
 
     Attributes:
         activations: role -> fields of `QuantSpec`; roles not named get a per-tensor uniform quantizer.
+        at_8_bits: role -> fields that take their place where the quantizer has 8 bits.
         weight: fields of `QuantSpec` of all weights.
         weights: role of the input -> further fields of `QuantSpec`, for the weights behind inputs of that role; patch
             merging is not meant by `post_norm` here.
@@ -35,6 +36,7 @@ class Recipe:
     name: str
     steps: tuple[Mapping[str, Any], ...]
     activations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    at_8_bits: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     weight: Mapping[str, Any] = field(default_factory=lambda: {'percentiles': WEIGHT_PERCENTILES})
     weights: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     qkv_weight: Mapping[str, Any] = field(default_factory=dict)
@@ -45,7 +47,7 @@ class Recipe:
     image: str = 'pixels'
 
     def __post_init__(self) -> None:
-        unknown = sorted((set(self.activations) | set(self.weights)) - set(ROLES))
+        unknown = sorted(set().union(self.activations, self.at_8_bits, self.weights) - set(ROLES))
         if unknown:
             raise ValueError(f'recipe {self.name!r}: unknown roles {unknown}; roles are {list(ROLES)}')
         if self.image not in IMAGE_GRIDS:
@@ -64,7 +66,8 @@ class Recipe:
     def input_spec(self, role: str, a_bits: int) -> QuantSpec:
         """Return the spec of an activation quantizer; of images with the grid to be used if pixels are not exact."""
         bits = IMAGE_BITS if role == 'image' else a_bits
-        return QuantSpec(**{'bits': bits, 'percentiles': ACTIVATION_PERCENTILES} | dict(self.activations.get(role, {})))
+        fields = {'bits': bits, 'percentiles': ACTIVATION_PERCENTILES} | dict(self.activations.get(role, {}))
+        return QuantSpec(**fields | (dict(self.at_8_bits.get(role, {})) if fields['bits'] == 8 else {}))
 
     def has_exact_pixels(self, role: str) -> bool:
         """Whether the recipe wants the levels of the pixels for inputs of a role."""
