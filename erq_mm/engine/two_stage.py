@@ -1,10 +1,8 @@
 """The regions of interest of a two-stage detector: those of the float model go through the heads in every run."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 from mmdet.models.dense_heads import RPNHead
@@ -15,7 +13,10 @@ from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-Features = tuple[Tensor, ...]
+from .stand_ins import own_method, replaced
+
+Features = tuple[Tensor, ...] | list[Tensor]
+StandIn = tuple[nn.Module, str, Any]  # module, its method, and what runs in its place
 
 # methods with which nothing after the box head of a two-stage detector looks at its masks -> the class they come from
 PLAIN_METHODS = {'predict': TwoStageDetector, 'add_pred_to_datasample': BaseDetector, 'forward': BaseDetector}
@@ -110,18 +111,24 @@ class RegionMemory:
         if not self._is_complete:
             self.proposals, self.detections = [], []
         run = (_Replay if self._is_complete else _Recording)(self, detector, needs_masks)
-        with _replaced(detector.rpn_head, 'predict', run.propose), _replaced(detector.roi_head, 'predict', run.detect):
+        with ExitStack() as stack:
+            for stand_in in run.stand_ins():
+                stack.enter_context(replaced(*stand_in))
             yield
         self._is_complete = True
 
 
 class _Run:
-    """The stand-ins for the two `predict` methods during one forward."""
+    """The stand-ins for methods of a detector during one forward."""
 
     def __init__(self, memory: RegionMemory, detector: TwoStageDetector, needs_masks: bool) -> None:
-        self.memory, self.rpn_head, self.head = memory, detector.rpn_head, detector.roi_head
-        self.rpn_predict = _method(detector.rpn_head, 'predict')
+        self.memory, self.detector = memory, detector
+        self.rpn_head, self.head = detector.rpn_head, detector.roi_head
+        self.rpn_predict = own_method(detector.rpn_head, 'predict')
         self.pastes_masks = needs_masks and self.head.with_mask
+
+    def stand_ins(self) -> list[StandIn]:
+        return [(self.rpn_head, 'predict', self.propose), (self.head, 'predict', self.detect)]
 
     def finish(self, features: Features, metas: list[dict], found: _Detection, rescale: bool) -> list[InstanceData]:
         """Return what the detector's forward goes on with: its detections, with masks where they are needed."""
@@ -169,6 +176,14 @@ class _Replay(_Run):
     def __init__(self, memory: RegionMemory, detector: TwoStageDetector, needs_masks: bool) -> None:
         super().__init__(memory, detector, needs_masks)
         self.proposals, self.detections = iter(memory.proposals), iter(memory.detections)
+        self.extract_feat = own_method(detector, 'extract_feat')
+
+    def stand_ins(self) -> list[StandIn]:
+        return [*super().stand_ins(), (self.detector, 'extract_feat', self.extract)]
+
+    def extract(self, *args: Any, **keywords: Any) -> list[Tensor]:
+        """Stand in for `extract_feat`: a list, which can be emptied under those who hold it."""
+        return list(self.extract_feat(*args, **keywords))
 
     def propose(self, features: Features, *args: Any, **keywords: Any) -> list[InstanceData]:
         """Stand in for `rpn_head.predict`."""
@@ -183,11 +198,15 @@ class _Replay(_Run):
     ) -> list[InstanceData]:
         """Stand in for `roi_head.predict`."""
         found, head = self._next(self.detections), self.head
-        for stage, rois in found.boxes:
-            if isinstance(head, CascadeRoIHead):
-                head._bbox_forward(stage, features, rois)
-            else:
-                head._bbox_forward(features, rois)
+        has_mask_rois = found.mask_rois is not None and len(found.mask_rois) > 0
+        needs_maps = self.pastes_masks or has_mask_rois or not ignores_masks(self.detector)
+        for place, (stage, rois) in enumerate(found.boxes):
+            is_last = place == len(found.boxes) - 1 and not needs_maps
+            with _last_use(head, stage, features) if is_last else nullcontext():
+                if isinstance(head, CascadeRoIHead):
+                    head._bbox_forward(stage, features, rois)
+                else:
+                    head._bbox_forward(features, rois)
         if not self.pastes_masks:
             _run_mask_heads(head, features, found.mask_rois)
         return self.finish(features, [sample.metainfo for sample in samples], found, rescale)
@@ -200,55 +219,6 @@ class _Replay(_Run):
                 f'{type(self.head).__name__} is run more often than when the same image went through the float model, '
                 'so its rows cannot be paired: the forward must make the same calls for the same image'
             ) from None
-
-
-_STAND_INS: ContextVar[Mapping[tuple[int, str], Any]] = ContextVar(
-    'stand-ins for methods', default=MappingProxyType({})
-)
-
-
-@contextmanager
-def _replaced(module: nn.Module, name: str, function: Any) -> Iterator[None]:
-    """Let `module.name` be `function` while the block runs; the class keeps its method.
-
-    Forwards that are interrupted by one another, each in a context of its own, see each its own function.
-    """
-    own, key = vars(module), (id(module), name)
-    if not isinstance(own.get(name), _Dispatch):
-        own[name] = _Dispatch(key, _method(module, name), {name: own[name]} if name in own else {})
-    dispatch = own[name]
-    dispatch.users += 1
-    token = _STAND_INS.set({**_STAND_INS.get(), key: function})
-    try:
-        yield
-    finally:
-        _STAND_INS.reset(token)
-        dispatch.users -= 1
-        if not dispatch.users:
-            del own[name]
-            own.update(dispatch.before)
-
-
-def _method(module: nn.Module, name: str) -> Any:
-    """Return a module's own method, also while other forwards replace it."""
-    found = getattr(module, name)
-    return found.method if isinstance(found, _Dispatch) else found
-
-
-class _Dispatch:
-    """What stands in a module's place for a method while any forward replaces it.
-
-    Args:
-        key: of the replacement.
-        method: what forwards without one run.
-        before: what the module itself had under the name.
-    """
-
-    def __init__(self, key: tuple[int, str], method: Any, before: dict[str, Any]) -> None:
-        self.key, self.method, self.before, self.users = key, method, before, 0
-
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
-        return _STAND_INS.get().get(self.key, self.method)(*args, **keywords)
 
 
 @contextmanager
@@ -265,6 +235,26 @@ def _recorded_boxes(head: nn.Module) -> Iterator[list[tuple[int, Tensor]]]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def _last_use(head: nn.Module, stage: int, maps: Features) -> Iterator[None]:
+    """Let go of the feature maps as soon as the regions of a stage are cut out of them.
+
+    A forward that stops in a box head would hold them all the while: 83 MB of an 800x1216 image.
+    """
+    extractors = head.bbox_roi_extractor
+    extractor = extractors[stage] if isinstance(extractors, nn.ModuleList) else extractors
+    cut_out = own_method(extractor, 'forward')
+
+    def cut_out_and_drop(*args: Any, **keywords: Any) -> Tensor:
+        regions = cut_out(*args, **keywords)
+        if isinstance(maps, list):
+            maps.clear()
+        return regions
+
+    with replaced(extractor, 'forward', cut_out_and_drop):
+        yield
 
 
 def _run_mask_heads(head: nn.Module, features: Features, rois: Tensor | None) -> None:

@@ -1,6 +1,7 @@
 """Detectors calibrate through their own forward, and two-stage ones on the float model's regions of interest."""
 
 import copy
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,28 @@ def test_the_forward_goes_on_with_the_detections_of_test_time(with_masks: bool, 
         _, found = _run(model, task)
         for sample, picture in zip(found, wanted, strict=True):
             assert torch.equal(sample.pred_panoptic_seg.sem_seg, picture)
+
+
+@pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn'])
+@pytest.mark.parametrize('with_masks', [False, True])
+def test_maps_are_let_go_of_once_no_head_needs_them(name: str, with_masks: bool, build) -> None:
+    model, images = build(name)
+    task = DetectorTask(images[:1], with_masks)
+    heads = model.roi_head.bbox_head
+    heads = list(heads) if isinstance(heads, nn.ModuleList) else [heads]
+    maps: list[weakref.ref] = []
+    alive: list[bool] = []
+    handles = [model.neck.register_forward_hook(lambda _m, _args, out: maps.extend(map(weakref.ref, out)))]
+    handles += [
+        head.register_forward_pre_hook(lambda *_: alive.append(any(ref() is not None for ref in maps)))
+        for head in heads
+    ]
+    for is_first in (True, False):
+        maps.clear(), alive.clear()
+        with torch.no_grad():
+            task(model)
+        is_needed = is_first or with_masks and model.with_mask
+        assert alive == [True] * (len(heads) - 1) + [is_needed]
 
 
 def test_boxes_of_a_plain_detector_are_those_of_test_time(build) -> None:

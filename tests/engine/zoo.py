@@ -39,6 +39,7 @@ CONFIGS = {
     'htc': 'htc/htc_r50_fpn_1x_coco.py',
     'panoptic-fpn': 'panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py',
     'mask-rcnn': 'mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py',
+    'cascade-mask-rcnn': 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py',
     'cascade-rpn': 'cascade_rpn/cascade-rpn_faster-rcnn_r50-caffe_fpn_1x_coco.py',
     'double-head': 'double_heads/dh-faster-rcnn_r50_fpn_1x_coco.py',
     'grid-rcnn': 'grid_rcnn/grid-rcnn_r50_fpn_gn-head_1x_coco.py',

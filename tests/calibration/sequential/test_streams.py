@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import erq_mm
 from erq_mm.calibration.sequential.streams import Streams, counted_calls
-from erq_mm.engine.two_stage import _method, _replaced
+from erq_mm.engine.stand_ins import own_method, replaced
 
 
 class Backwards(nn.Module):
@@ -112,9 +112,9 @@ def test_interrupted_forwards_keep_their_own_stand_ins() -> None:
 
     class Task(erq_mm.ClassifierTask):
         def forward(self, model: nn.Module, index: int) -> None:
-            with _replaced(model, 'predict', lambda: index):
+            with replaced(model, 'predict', lambda: index):
                 model.layer(self.batches[index])
-                found.append((index, model.predict(), _method(model, 'predict')()))
+                found.append((index, model.predict(), own_method(model, 'predict')()))
 
     found: list[tuple[int, object, str]] = []
     model = Model()
