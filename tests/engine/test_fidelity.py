@@ -19,20 +19,17 @@ from erq_mm.engine.detector import DetectorTask
 from erq_mm.engine.fidelity import add_outputs, held_out_images, measure_fidelity, summary
 
 from .small_sets import TEST, write_set
-from .zoo import CONFIGS, small_config
+from .zoo import small_config
 
 FPN = {f'fpn.{level}' for level in range(5)}
 RPN = {'rpn_cls', 'rpn_reg'}
 
 
 @pytest.fixture
-def build(
-    tiny_shapes: Path, mmdet_scope: None, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., tuple[nn.Module, CalibrationImages]]:
+def build(tiny_shapes: Path, mmdet_scope: None) -> Callable[..., tuple[nn.Module, CalibrationImages]]:
     """Return a function that builds a detector with random weights, and one or two images for it."""
 
     def make(name: str, count: int = 1) -> tuple[nn.Module, CalibrationImages]:
-        monkeypatch.setitem(CONFIGS, 'cascade', 'cascade_rcnn/cascade-mask-rcnn_r50_fpn_1x_coco.py')
         config = small_config(name, tiny_shapes)
         model = MODELS.build(config.model).eval()
         model.init_weights()
@@ -100,7 +97,7 @@ def test_everything_of_a_mask_rcnn_as_a_slow_reference_has_it(build: Callable) -
 
 def test_every_stage_of_a_cascade_sees_the_float_models_regions(build: Callable) -> None:
     """A changed proposal network changes its own outputs, and no other: not one region."""
-    model, images = build('cascade')
+    model, images = build('cascade-mask-rcnn')
     units = measure_fidelity(model, disturb(model, 'rpn_head'), images)['units']
     stages = {f'{part}.{stage}' for part in ('box_cls', 'box_reg', 'mask') for stage in range(3)}
     assert set(units) == FPN | RPN | stages
