@@ -4,6 +4,7 @@ With rows x of the quantized input, weights w, their mean mu and S = sum w (x - 
 weight (and the bias that goes with it) costs D S D^T. The bias takes up all means, so they never meet the damping.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -117,6 +118,20 @@ class RowProblem:
             total.add(self.rows)
             self._gram = total.whole()
         return self._gram
+
+    def take_gram(self, parts: Iterable['RowProblem']) -> None:
+        """Take S from the problems of the parts that the rows were divided into, instead of summing them again.
+
+        S = sum S_p + n_p (mu_p - mu)(mu_p - mu)^T over the parts.
+        """
+        if self.is_wide:
+            return
+        total = self.rows.new_zeros(2 * self.rows.shape[1:])
+        for part in parts:
+            shift = part.mean - self.mean
+            total += part.gram()
+            total.addr_(shift, shift, alpha=part.count)
+        self._gram = total
 
     def cross(self) -> Tensor:
         """Return sum w (residual - its mean)(x - mu)^T, (out, in)."""

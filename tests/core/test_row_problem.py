@@ -78,3 +78,18 @@ def test_a_solution_that_is_not_finite_is_an_error() -> None:
     residual[0, 0] = torch.nan
     with pytest.raises(FloatingPointError, match='ridge'):
         RowProblem(torch.randn(40, 6).double(), residual).correction(0.1)
+
+
+@pytest.mark.parametrize('weighted', [False, True])
+def test_the_gram_matrix_of_parts_is_that_of_all_rows(weighted: bool) -> None:
+    torch.manual_seed(0)
+    x, residual = torch.randn(40, 7).double() + 3, torch.randn(40, 2).double()
+    x[25:] *= -2  # another mean
+    weights = torch.rand(40).double() if weighted else torch.ones(40).double()
+    parts = [
+        RowProblem(x[part], residual[part], weights[part]) for part in (slice(0, 25), slice(25, 38), slice(38, 40))
+    ]
+    whole = RowProblem(x, residual, weights)
+    wanted = whole.gram().clone()
+    whole.take_gram(parts)
+    torch.testing.assert_close(whole.gram(), wanted)

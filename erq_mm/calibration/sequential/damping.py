@@ -13,26 +13,41 @@ SHARES = (0.01, 0.1, 1.0, 10.0, 100.0)  # dampings that are tried beside that of
 NAMED = 5  # layers in a note
 
 
-def choose_damping(x: Tensor, residual: Tensor, weights: Tensor, images: Tensor, first: float) -> float | None:
-    """Return the damping with the least error on the last quarter of the images, fitted on the others.
+def divided(x: Tensor, residual: Tensor, weights: Tensor, images: Tensor) -> tuple[RowProblem, RowProblem] | None:
+    """Return the problems of the first three quarters of the images and of the held-back ones, on some outputs.
 
     Args:
         x, residual, weights: (rows, in), (rows, out) and (rows,), as of `RowProblem`.
-        images: (rows,), the image of every row. Fewer than four are not divided: the answer is `first`.
-        first: the least damping, in mean diagonals of the Gram matrix.
-
-    Returns:
-        In mean diagonals; None where the held-back images are worse off with every correction than with none.
+        images: (rows,), the image of every row. Fewer than four are not divided: None.
     """
     held = held_back(images)
     if held is None:
-        return first
+        return None
     residual = residual[:, :: -(-residual.shape[1] // HELD_OUTPUTS)]
     fitted, test = (RowProblem(x[part], residual[part], weights[part]) for part in (~held, held))
-    errors: dict[float | None, float] = {None: test.error()}
+    return fitted, test
+
+
+def choose_damping(fitted: RowProblem, test: RowProblem, first: float) -> float | None:
+    """Return the damping whose correction, fitted on one problem, has the least error on the other.
+
+    The more of it, the less a correction does: errors fall, and then rise towards that of no correction. The search
+    ends where they rise.
+
+    Args:
+        first: the least damping, in mean diagonals of the Gram matrix.
+
+    Returns:
+        In mean diagonals; None where the other problem is worse off with every correction than with none.
+    """
+    best, least = None, test.error()
     for share in sorted({first, *(share for share in SHARES if share > first)}):
-        errors[share] = test.error(fitted.correction(share))
-    return min(errors, key=errors.__getitem__)
+        error = test.error(fitted.correction(share))
+        if error < least:
+            best, least = share, error
+        elif best is not None:
+            break
+    return best
 
 
 def held_back(images: Tensor) -> Tensor | None:

@@ -16,7 +16,7 @@ from ...core.row_problem import RowProblem
 from ...core.scale_search import search_uniform_range
 from ...core.weight_grid import QuantizedWeight
 from ..state import Calibration, SiteState
-from .damping import choose_damping
+from .damping import choose_damping, divided
 from .options import SequentialOptions
 from .rows import Rows
 
@@ -102,15 +102,19 @@ class LayerFitter:
         self.calibration.folded.add(name)
         self.changes[name] = change
 
-    def _damping(self, name: str, x: Tensor, residual: Tensor, weights: Tensor, images: Tensor) -> float | None:
-        """Return the damping of a layer's correction, None for no correction, and note what images held back say."""
+    def _damping(self, name: str, first: float, parts: tuple[RowProblem, RowProblem] | None) -> float | None:
+        """Return the damping of a layer's correction, None for no correction, and note what images held back say.
+
+        Args:
+            first: what the options say.
+            parts: the layer's problem without the images held back, and theirs; None if there are too few.
+        """
         if not self.options.correct:
             return None
-        first = self.options.share(len(x), x.shape[1])
         if self.options.damping is not None:
             return first
         first = max(first, self.least_share)
-        share = choose_damping(x, residual, weights, images, first)
+        share = first if parts is None else choose_damping(*parts, first)
         if share is None:
             self.left_out.append(name)
         elif share > first:
@@ -121,8 +125,12 @@ class LayerFitter:
         layer, options = state.layer, self.options
         weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
         residual = target - nn.functional.linear(x, weight, bias)
-        problem = RowProblem(x, residual, weights)
-        share = self._damping(state.name, x, residual, weights, images)
+        problem, first = RowProblem(x, residual, weights), options.share(len(x), x.shape[1])
+        parts = divided(x, residual, weights, images) if options.correct and options.damping is None else None
+        share = self._damping(state.name, first, parts)
+        if parts is not None:
+            problem.take_gram(parts)
+            del parts
         report = state.report
         report.rows, report.damping = len(x), share
         change, error = torch.zeros_like(weight), problem.error()
@@ -132,7 +140,7 @@ class LayerFitter:
             error = problem.corrected_error(change, share)
         report.output_mse['correction'] = error
         wanted = weight + change
-        quantized = search_codes(wanted, problem.metric(options.share(len(x), x.shape[1])), layer.weight_spec)
+        quantized = search_codes(wanted, problem.metric(first), layer.weight_spec)
         total = quantized.weight - weight
         report.output_mse['codes'] = problem.error(total)
         if bias is not None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import erq_mm
-from erq_mm.calibration.sequential.damping import NAMED, choose_damping, damping_notes, held_back
+from erq_mm.calibration.sequential.damping import NAMED, choose_damping, damping_notes, divided, held_back
 from erq_mm.calibration.sequential.options import SequentialOptions
 from erq_mm.core.row_problem import RowProblem
 
@@ -24,20 +24,20 @@ def make_rows(noise: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def test_a_residual_that_every_image_shares_is_damped_no_further() -> None:
-    assert choose_damping(*make_rows(noise=0.1), 0.001) == 0.001
+    assert choose_damping(*divided(*make_rows(noise=0.1)), 0.001) == 0.001
 
 
 def test_one_that_the_held_images_contradict_is_left_alone() -> None:
     """Planted: the images that are fitted say the opposite of those held back, so every correction does harm."""
     x, residual, weights, images = make_rows(noise=0.0)
     residual[images >= 6] *= -1
-    assert choose_damping(x, residual, weights, images, 0.001) is None
+    assert choose_damping(*divided(x, residual, weights, images), 0.001) is None
 
 
 def test_noise_alone_is_damped_to_the_share_of_least_error_by_hand() -> None:
     x, residual, weights, images = make_rows(noise=0.0)
     residual = 0.05 * residual + torch.randn_like(residual) * 3
-    chosen = choose_damping(x, residual, weights, images, 0.001)
+    chosen = choose_damping(*divided(x, residual, weights, images), 0.001)
     fitted, held = images < 6, images >= 6
     problem, errors = RowProblem(x[fitted], residual[fitted], weights[fitted]), {None: 0.0}
     for share in (None, 0.001, 0.01, 0.1, 1.0, 10.0, 100.0):  # row by row, with the best bias
@@ -50,7 +50,7 @@ def test_noise_alone_is_damped_to_the_share_of_least_error_by_hand() -> None:
 
 def test_fewer_than_four_images_are_not_divided() -> None:
     x, residual, weights, images = make_rows(noise=1.0)
-    assert choose_damping(x, residual, weights, images // 3, 0.5) == 0.5
+    assert divided(x, residual, weights, images // 3) is None
     assert held_back(images[:0]) is None and held_back(images * 0) is None
     assert torch.equal(held_back(images), images >= 6)
 
@@ -89,5 +89,4 @@ def test_notes_name_the_first_layers_and_count_the_others() -> None:
 
 @pytest.mark.parametrize('rows', [0, 1])
 def test_no_row_and_one_row(rows: int) -> None:
-    x, residual, weights, images = (values[:rows] for values in make_rows(noise=1.0))
-    assert choose_damping(x, residual, weights, images, 0.25) == 0.25
+    assert divided(*(values[:rows] for values in make_rows(noise=1.0))) is None
