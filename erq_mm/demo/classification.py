@@ -28,6 +28,7 @@ class Predictions:
         labels, predicted: (images,), classes.
         paths: of the images.
         report: of the quantization; None for float.
+        scores: (images, classes), probabilities; None if they were not kept.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Predictions:
     predicted: NDArray
     paths: Sequence[str]
     report: Report | None = None
+    scores: NDArray | None = None
 
     @property
     def correct(self) -> NDArray:
@@ -66,7 +68,9 @@ def predictions_of(name: str, samples: Sequence[BaseDataElement], report: Report
     labels, predicted = (
         np.array([int(getattr(sample, key)) for sample in samples]) for key in ('gt_label', 'pred_label')
     )
-    return Predictions(name, labels, predicted, [sample.img_path for sample in samples], report)
+    has_scores = all('pred_score' in sample for sample in samples)
+    scores = np.stack([sample.pred_score.numpy() for sample in samples]) if has_scores else None
+    return Predictions(name, labels, predicted, [sample.img_path for sample in samples], report, scores)
 
 
 def paired_difference(first: Predictions, second: Predictions) -> Interval:

@@ -101,8 +101,9 @@ def test_demo_compares_recipes_on_both_models(
         rtn, erq = runs['W3A3']
         assert paired_difference(rtn, base).high < 0  # three bits hurt beyond doubt
         assert paired_difference(erq, rtn).high >= 0
-    gains = [runs['W3A3'][1].top1 - runs['W3A3'][0].top1 for _, runs in found.values()]
-    assert sum(gains) > 0  # of one model alone, 300 images resolve no gain of a point
+        # 300 images resolve no gain of a point; what the scores lose is finer
+        rtn_error, erq_error = (float(np.square(run.scores - base.scores).sum()) for run in (rtn, erq))
+        assert erq_error < 0.9 * rtn_error
     printed = capsys.readouterr().out
     assert all(word in printed for word in ('float', 'rtn', 'erq', 'W4A4', 'W3A3', 'digits.png'))
     assert cv2.imread(str(tmp_path / 'out/digits.png')).std() > 20
