@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..core.histogram import Histogram
 from ..core.quantizers import UniformQuantizer
+from ..wording import first_of
 from .state import Calibration, SiteState
 from .task import FunctionTask
 
@@ -38,9 +39,8 @@ def degenerate_note(names: Sequence[str], what: str, images: Sequence[Any] | Non
     """Return one line that names the first layers and the images; none without layers."""
     if not names:
         return []
-    listed = ', '.join(names[:NAMED]) + (' ...' if len(names) > NAMED else '')
     which = f' (images {list(images)})' if images is not None else ''
-    return [f'degenerate calibration{which}: {len(names)} layers {what}: {listed}']
+    return [f'degenerate calibration{which}: {len(names)} layers {what}: {first_of(names, NAMED)}']
 
 
 @contextmanager

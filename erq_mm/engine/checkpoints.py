@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from ..nn.layers import QuantLayer
 from ..nn.structure import find_sites
+from ..wording import first_of
 from .saved_checkpoints import is_quantized
 
+LISTED = 8  # keys in an error
 QUANTIZER_KEY = 'input_quantizer.scale'
 
 
@@ -87,7 +89,7 @@ def check_float_checkpoint(model: nn.Module, checkpoint: Mapping[str, object], s
     ]
     problems = [('missing', missing), ('unexpected', unexpected), ('of another shape', misshapen)]
     if any(keys for _, keys in problems):
-        listed = '; '.join(f'{len(keys)} {what}: {_some(keys)}' for what, keys in problems if keys)
+        listed = '; '.join(f'{len(keys)} {what}: {first_of(keys, LISTED)}' for what, keys in problems if keys)
         raise ValueError(
             f'the checkpoint does not fit the layers to be quantized ({listed}). Use the config it was trained with; '
             'checkpoints of the Swin release are converted by tools/convert_swin.py'
@@ -113,7 +115,3 @@ def _as_loaded(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tenso
 
     load(model, '')
     return renamed
-
-
-def _some(keys: list[str]) -> str:
-    return ', '.join(keys[:8]) + (f' ... ({len(keys) - 8} more)' if len(keys) > 8 else '')

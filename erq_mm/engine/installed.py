@@ -12,6 +12,7 @@ from ..core.weight_grid import WeightGrid
 from ..export.integer import IntegerLayer
 from ..nn.layers import QuantLayer
 from ..nn.windows import PaddedWindows
+from ..wording import first_of
 from .two_stage import evaluated_part
 
 STEPS_OFF_GRID = 1e-3  # rounding errors of scale * (code - zero point) are far below it
@@ -47,11 +48,10 @@ class InstalledModel:
             return
         far = f', weights up to {max(off_grid.values()):.2f} steps off their grid' if off_grid else ''
         raise RuntimeError(
-            f'{len(names)} tensors are not what quantization made of them{far}: {", ".join(names[:NAMED])}'
-            f'{" ..." if len(names) > NAMED else ""}. A hook, or something else, changed the weights after '
-            'quantization, so the metrics are of another model. Weights may be exchanged until the first batch of the '
-            'first evaluation, for example in before_test_epoch, and not exchanged back; or save the weights to be '
-            'evaluated as a checkpoint and remove the hook'
+            f'{len(names)} tensors are not what quantization made of them{far}: {first_of(names, NAMED)}. '
+            'A hook, or something else, changed the weights after quantization, so the metrics are of another model. '
+            'Weights may be exchanged until the first batch of the first evaluation, for example in before_test_epoch, '
+            'and not exchanged back; or save the weights to be evaluated as a checkpoint and remove the hook'
         )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..calibration.report import Report
 from ..nn.layers import QuantLayer
 from ..nn.swap import restored_on_error, swap_
+from ..wording import first_of
 from .container import MARK, Contents, read, write
 from .layers import QUANTIZER, State, pack_input, pack_weight, packed_keys, unpack_input, unpack_weight
 from .record import LayerRecord, Record
@@ -178,7 +179,7 @@ def _check_layers(model: nn.Module, record: Record) -> None:
     if wrong:
         classes = len(record.dataset_meta.get('classes', ()))
         known = f' (it was saved with {classes} classes)' if classes else ''
-        raise ValueError(f'{len(wrong)} layers are not those of the model{known}: {_some(wrong)}')
+        raise ValueError(f'{len(wrong)} layers are not those of the model{known}: {first_of(wrong, LISTED)}')
 
 
 def _why_other(module: nn.Module | None, layer: LayerRecord) -> str | None:
@@ -206,7 +207,7 @@ def _check_state(model: nn.Module, state: Mapping[str, Tensor], record: Record) 
         if name in state and _look(state[name]) != _look(tensor)
     ]
     problems = [('missing', missing), ('unexpected', unexpected), ('of another shape or type', other)]
-    listed = '; '.join(f'{len(names)} {what}: {_some(names)}' for what, names in problems if names)
+    listed = '; '.join(f'{len(names)} {what}: {first_of(names, LISTED)}' for what, names in problems if names)
     if listed:
         classes = len(record.dataset_meta.get('classes', ()))
         raise ValueError(
@@ -217,7 +218,3 @@ def _check_state(model: nn.Module, state: Mapping[str, Tensor], record: Record) 
 
 def _look(tensor: Tensor) -> str:
     return f'{str(tensor.dtype).removeprefix("torch.")} {tuple(tensor.shape)}'
-
-
-def _some(lines: list[str]) -> str:
-    return ', '.join(lines[:LISTED]) + (f' ... ({len(lines) - LISTED} more)' if len(lines) > LISTED else '')

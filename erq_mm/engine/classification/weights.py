@@ -8,6 +8,7 @@ from typing import Any
 from timm.models import clean_state_dict
 from torch import nn
 
+from ...wording import first_of
 from ..saved_checkpoints import is_quantized
 
 NESTED = ('state_dict_ema', 'model_ema', 'state_dict', 'model')  # where checkpoints keep the weights, in timm's order
@@ -79,7 +80,7 @@ def _check(network: nn.Module, state: Mapping[str, Any]) -> None:
     expected = network.state_dict(keep_vars=True)
     shapes = [f'{key} {_shape(state[key])} instead of {_shape(expected[key])}' for key in misshapen]
     problems = [('missing', missing), ('unexpected', unexpected), ('of another shape', shapes)]
-    listed = '; '.join(f'{len(keys)} {what}: {_some(keys)}' for what, keys in problems if keys)
+    listed = '; '.join(f'{len(keys)} {what}: {first_of(keys, LISTED)}' for what, keys in problems if keys)
     if listed:
         name = (getattr(network, 'pretrained_cfg', None) or {}).get('architecture', type(network).__name__)
         raise ValueError(
@@ -95,7 +96,3 @@ def _classifier_names(network: nn.Module) -> list[str]:
 
 def _shape(value: Any) -> tuple[int, ...]:
     return tuple(getattr(value, 'shape', ()))
-
-
-def _some(names: list[str]) -> str:
-    return ', '.join(names[:LISTED]) + (' ...' if len(names) > LISTED else '')

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from ...core.quantizers import Quantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...nn.layers import QuantLayer
+from ...wording import first_of
 
 INT8 = (-128, 127)
 UINT8_CODES = 256
+NAMED = 5  # layers in an error
 KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')  # the last one behind its change of variables
 
 
@@ -115,9 +117,8 @@ def refuse_asymmetric_rows(layers: dict[str, QuantLayer]) -> None:
     """
     names = [name for name, layer in layers.items() if why_no_kernel(layer) is None and not fits_int8(layer)]
     if names:
-        listed = ', '.join(names[:5]) + (f' ... ({len(names) - 5} more)' if len(names) > 5 else '')
         raise AsymmetricRows(
             f'{len(names)} layers have 8-bit weights with rows whose code - zero_point is outside -128..127, which no '
-            f'int8 kernel takes: {listed}. Quantize again with the recipe option deploy=True (symmetric rows), or with '
-            'w_bits of 7 or less, which always fit'
+            f'int8 kernel takes: {first_of(names, NAMED)}. Quantize again with the recipe option deploy=True '
+            '(symmetric rows), or with w_bits of 7 or less, which always fit'
         )
