@@ -21,7 +21,6 @@ from .function_guard import FunctionGuard
 from .memory import PeakMemory
 from .pixels import pixels_watched
 from .planning import Overrides, Plan, plan_quantization
-from .progress import track
 from .recipes import Recipe, RecipeLike, resolve_recipe
 from .report import LayerReport, Report
 from .resume import UnitStore, fingerprint
@@ -211,12 +210,15 @@ def _run_stage(calibration: Calibration, steps: list[Mapping[str, Any]], stopwat
         with stopwatch.measure(steps[0]['type']):
             first.run(calibration, **step_options(steps[0]))
         return
-    for state in track(calibration.progress, calibration.layers(), ' + '.join(s['type'] for s in steps)):
+
+    def apply(state: SiteState) -> None:
         _begin(state)
         for step in steps:
             with stopwatch.measure(step['type']):
                 step_of(step).run(state, **step_options(step))
         _finish(state, steps[-1]['type'])
+
+    calibration.for_layers(apply, ' + '.join(s['type'] for s in steps))
 
 
 def _begin(state: SiteState) -> None:

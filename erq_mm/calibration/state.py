@@ -136,6 +136,8 @@ class Calibration:
         folded: LayerNorms whose outputs have changed, together with the layers behind them.
         calls: how often the first image calls every module, by name in the order of the first calls; empty if nobody
             has counted.
+        visit: goes through the layers and applies what it is given to each, where their order and their statistics
+            depend on the layers before; None is one after the other.
     """
 
     model: nn.Module
@@ -150,10 +152,19 @@ class Calibration:
     unproven: str | None = 'swap of the layers'
     folded: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
+    visit: Callable[[Callable[[SiteState], None]], None] | None = None
 
     def layers(self) -> list[SiteState]:
         """The sites that have weights."""
         return [state for state in self.sites if state.has_weight]
+
+    def for_layers(self, apply: Callable[[SiteState], None], description: str) -> None:
+        """Apply a function to every layer; progress shows the description."""
+        if self.visit is not None:
+            self.visit(apply)
+            return
+        for state in track(self.progress, self.layers(), description):
+            apply(state)
 
     def run(self, watching: AbstractContextManager | None = None) -> None:
         """Run the calibration forwards, without gradients, reduced precision or training behaviour.

@@ -177,3 +177,11 @@ class RowStats:
 
 
 InputStats = GramStats | RowStats
+DUAL_COLUMNS = 4096  # wider inputs are sampled row by row: their Gram matrix would outweigh the rows
+
+
+def input_stats(weight: Tensor, sampled_rows: int, seed: int) -> InputStats:
+    """Return empty statistics of the inputs of a layer; `sampled_rows` and `seed` are for very wide ones."""
+    if weight.shape[1] > DUAL_COLUMNS:
+        return RowStats(weight, sampled_rows, seed)
+    return GramStats(weight)

@@ -40,15 +40,17 @@ def repq(exact_pad: bool = True, integer_zero_point: bool = True, published_perc
     )
 
 
-def gptq(act_order: bool = False, damping: float = 0.01) -> Recipe:
+def gptq(act_order: bool = False, damping: float = 0.01, inputs: str = 'float') -> Recipe:
     """GPTQ (ICLR 2023) behind RepQ-ViT's activation quantizers, the baseline of the ERQ paper's tables.
 
     Args:
         act_order: quantize the columns of largest energy first.
         damping: share of the Gram matrix's mean diagonal.
+        inputs: `quantized` takes every layer's statistics from the model quantized so far, as the paper does; `float`
+            those of all layers from the float model, as the tables that compare it with ERQ.
     """
     corrections = ({'type': 'fit_weights'}, {'type': 'gptq', 'damping': damping, 'act_order': act_order})
-    steps = (*repq().steps[:-1], {'type': 'collect_statistics'}, *corrections)
+    steps = (*repq().steps[:-1], {'type': 'collect_statistics', 'inputs': inputs}, *corrections)
     return Recipe('gptq', steps=steps, activations=REPQ_ACTIVATIONS)
 
 
@@ -64,6 +66,7 @@ def erq(
     exact_pad: bool = True,
     integer_zero_point: bool = True,
     published_percentiles: bool = False,
+    inputs: str = 'float',
 ) -> Recipe:
     """ERQ (ICML 2024): RepQ's quantizers, Aqer, then Wqer.
 
@@ -76,6 +79,8 @@ def erq(
             (docs/results/figure4.md). The released code is `sum` with 1e3 (0.1 * coe, coe 1e4); the paper gives 1e5 for
             detection.
         exact_pad, integer_zero_point, published_percentiles: as of `repq`.
+        inputs: `float`, as published: a layer is corrected for the error of its own quantizer. `quantized`: also for
+            what the layers before it do to its input, which is the idea of `serq`, on ERQ's grids and by ERQ's steps.
     """
     ridge_options = {'lam_mode': lam_mode, 'lam': lam}
     wqer = {'ridge': ridge, 'rounding': rounding, 'k': k, 'iterations': iterations, 'proxy': proxy, **ridge_options}
@@ -83,7 +88,9 @@ def erq(
     corrections = [{'type': 'aqer', **ridge_options}] if aqer else []
     corrections.append({'type': 'fit_weights'})
     corrections += [{'type': 'wqer', **wqer}] if ridge or rounding else []
-    return replace(base, name='erq', steps=(*base.steps[:-1], {'type': 'collect_statistics'}, *corrections))
+    return replace(
+        base, name='erq', steps=(*base.steps[:-1], {'type': 'collect_statistics', 'inputs': inputs}, *corrections)
+    )
 
 
 def erq_tpami(outlier_share: float | None = None, **options: Any) -> Recipe:

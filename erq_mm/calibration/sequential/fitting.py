@@ -1,5 +1,6 @@
 """Fit one layer to its rows: the range of its input, its weight, its codes."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -18,6 +19,8 @@ from ...core.weight_grid import QuantizedWeight
 from ..state import Calibration, SiteState
 from .damping import choose_damping, divided
 from .options import SequentialOptions
+from .products import ProductSample, fit_products
+from .ranges import fit_tensor_
 from .rows import Rows
 
 
@@ -60,6 +63,16 @@ class LayerFitter:
         x = self._fit_input(state, rows.x_q, weights)
         self._fit_weight(state, x, target, weights, rows.images)
         self.unfitted.discard(state.name)
+        state.activate()
+
+    def fit_products(self, states: Sequence[SiteState], samples: Mapping[str, ProductSample]) -> None:
+        """Fit products of activations to samples of their operands, and switch them on."""
+        fit_products(states, samples, self.margin if self.options.clipping else None)
+
+    def leave(self, state: SiteState) -> None:
+        """Quantize a site of which there are no rows with what is known: its input as fitted, its weight rounded."""
+        if state.has_weight and not state.layer.has_quantized_weight:
+            state.round_to_nearest_()
         state.activate()
 
     def _fit_input(self, state: SiteState, x: Tensor, weights: Tensor) -> Tensor:
@@ -158,21 +171,6 @@ class LayerFitter:
         behind *= scale[-behind.shape[1] :]
         grid = replace(quantized.grid, scale=quantized.grid.scale / scale[:, None])
         return replace(quantized, grid=grid, bias=None if quantized.bias is None else quantized.bias / scale)
-
-
-def fit_tensor_(quantizer: UniformQuantizer, values: Tensor, margin: float, limit: int = 2**18) -> None:
-    """Give a per-tensor quantizer the range of least squared error on `values`, of any shape; zero stays on it."""
-    values = values.reshape(-1)
-    if not len(values):
-        return
-    low, high = values.aminmax()
-    step = -(-len(values) // limit)
-    sample = torch.cat([values[::step], torch.stack([low, high])])[:, None]
-    ones = sample.new_ones(len(sample))
-    scale, zero_point = search_clipped_range(
-        sample, ones, quantizer.spec.bits, margin=margin, contains_zero=True, rows=len(sample)
-    )
-    quantizer.set_parameters(scale, zero_point)
 
 
 def _copy(bias: nn.Parameter | None) -> Tensor | None:

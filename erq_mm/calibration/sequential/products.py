@@ -8,7 +8,7 @@ from ...core.quantizers.log_normalised import LogNormalisedQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.reservoir import Reservoir
 from ..state import SiteState
-from .fitting import fit_tensor_
+from .ranges import fit_tensor_
 
 PAIRS = 256  # windows of one head that are kept of a product
 STEPS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)  # octaves between codes of a softmax

@@ -13,7 +13,7 @@ from ..recipes.base import Recipe
 from ..reconstruction.options import ReconstructionOptions
 from ..sequential.options import SequentialOptions
 from ..state import Calibration, SiteState
-from .collect_statistics import collect_statistics
+from .collect_statistics import check_inputs, collect_statistics
 from .fit_activations import fit_activations
 from .hessian_search import SearchOptions, hessian_search
 from .reconstruct import reconstruct
@@ -72,7 +72,7 @@ STEPS = {
         after=RANGES,
         makes_codes=True,
     ),
-    'collect_statistics': Step(collect_statistics, begins_with_pass=True),
+    'collect_statistics': Step(collect_statistics, check=check_inputs, begins_with_pass=True),
     'reconstruct': Step(
         reconstruct,
         options=ReconstructionOptions,

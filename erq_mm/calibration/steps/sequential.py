@@ -1,202 +1,26 @@
 """Fit one unit after the other, each on the outputs of those before it as they are quantized, with float targets."""
 
-import copy
-from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from ..precision import full_precision
-from ..sequential.block import BlockRows
 from ..sequential.damping import damping_notes
 from ..sequential.fitting import LayerFitter
 from ..sequential.options import SequentialOptions
-from ..sequential.products import ProductSample, fit_products
-from ..sequential.rows import Rows, choose_rows, joined, pick_rows, row_count, rows_per_image
-from ..sequential.streams import Stop, Streams, counted_calls
-from ..state import Calibration, SiteState
-
-SEED_STEP = 1009
+from ..sequential.sequence import LayerSequence
+from ..state import Calibration
 
 
 def sequential(calibration: Calibration, **options: Any) -> None:
     """Quantize the model from its first unit to its last.
 
-    A unit is a block of a known family, or a layer outside of all blocks. Layers that one forward calls several times
-    (heads shared by the levels of a pyramid), and those whose float and quantized rows do not belong together, are
-    fitted at the end, next to each other, on float rows.
-
     Args:
         options: fields of `SequentialOptions`.
     """
+    chosen = SequentialOptions(**options)
     with torch.no_grad(), full_precision():
-        _Sequence(calibration, SequentialOptions(**options)).run()
-
-
-class _Sequence:
-    def __init__(self, calibration: Calibration, options: SequentialOptions) -> None:
-        self.calibration, self.options = calibration, options
-        self.model, self.task = calibration.model, calibration.task
-        self.groups = self.task.groups()
-        self.blocks: dict[str, list[SiteState]] = {}
-        for state in calibration.sites:
-            if state.site.block is not None:
-                self.blocks.setdefault(state.site.block, []).append(state)
-        self.layers = {state.name: state for state in calibration.layers() if state.site.block is None}
-
-    def run(self) -> None:
-        calibration = self.calibration
-        calibration.prove()
-        calibration.forget_proof()
-        self.reference = copy.deepcopy(self.model)
-        self.fitter = LayerFitter(calibration, self.reference, self.options)
-        units = self._units()
-        progress = calibration.progress
-        bar = None if progress is None else progress.add_task('fitting units', total=len(units))
-        streams = [Streams(model, self.task, self.groups, units) for model in (self.model, self.reference)]
-        try:
-            for stream in streams:
-                stream.start()
-            for index, (unit, groups) in enumerate(self._stops(*streams)):
-                self._fit(unit, groups, *streams, SEED_STEP * index + calibration.seed)
-                self._change_stopped(unit, streams[0])
-                if bar is not None:
-                    progress.advance(bar)
-        finally:
-            for stream in streams:
-                stream.close()
-        self._fit_rest()
-        calibration.notes += damping_notes(self.fitter.left_out, self.fitter.damped)
-        del self.reference
-
-    def _units(self) -> list[str]:
-        """Return the blocks and layers that a forward calls exactly once."""
-        names = [*self.blocks, *self.layers]
-        counts = self.calibration.calls
-        if any(name not in counts for name in names):  # nobody has counted, or swapping has made modules of its own
-            with counted_calls(self.reference, names) as counts:
-                self.task.forward_group(self.reference, self.groups[0])
-        return [name for name in names if counts[name] == 1 and self._is_paired(name)]
-
-    def _is_paired(self, name: str) -> bool:
-        return self.task.pairs_rows(self.model, name)
-
-    def _stops(self, quantized: Streams, floating: Streams) -> Iterator[tuple[str, list[int]]]:
-        """Yield every unit with the groups that have stopped there.
-
-        Float forwards are sent on while it is fitted, always ahead of the quantized ones; these go on afterwards.
-        """
-        while any(stop is not None for stop in floating.stops):
-            unit = next(stop.unit for stop in floating.stops if stop is not None)
-            there = [index for index, stop in enumerate(floating.stops) if stop is not None and stop.unit == unit]
-            stops = [quantized.stops[index] for index in there]
-            if any(stop is None or stop.unit != unit for stop in stops):
-                raise RuntimeError(
-                    f'the quantized model does not call {unit} where the float model does: its forward depends on '
-                    "values, so its rows cannot be paired. Take a recipe that runs the float model only, e.g. 'erq'"
-                )
-            floating.done.add(unit)
-            quantized.done.add(unit)
-            yield unit, there
-            for index in there:
-                quantized.advance(index)
-
-    def _fit(self, unit: str, groups: list[int], quantized: Streams, floating: Streams, seed: int) -> None:
-        stops = [quantized.stops[index] for index in groups]
-        if unit in self.blocks:
-            self._fit_block(unit, stops, lambda place: floating.advance(groups[place]), seed)
-            return
-        state, known = self.layers[unit], [floating.stops[index] for index in groups]
-        parts = [
-            self._layer_rows(state, place, *pair, seed) for place, pair in enumerate(zip(stops, known, strict=True))
-        ]
-        for index in groups:
-            floating.advance(index)
-        self._fit_layer(state, parts)
-
-    def _change_stopped(self, unit: str, stream: Streams) -> None:
-        """Let a layer outside of blocks go on with what its LayerNorm would give now that it is folded."""
-        norm = self.layers[unit].site.norm if unit in self.layers else None
-        if norm in self.fitter.changes:
-            stream.changes[unit] = self.fitter.changes[norm].apply
-
-    def _fit_block(self, name: str, stops: list[Stop], advance: Callable[[int], Stop], seed: int) -> None:
-        states = {state.name: state for state in self.blocks[name]}
-        limit = self.options.rows
-        block = BlockRows(self.model, self.reference, name, list(states.values()), stops, advance, limit, seed)
-        pending: list[SiteState] = []
-        for state in (states[site] for site in block.order):
-            if not state.has_weight:
-                pending.append(state)
-                continue
-            if pending:
-                self._fit_products(block, pending, state.name, seed)
-                pending = []
-            self._fit_layer(state, block.rows(state))
-        for state in states.values():
-            if state.name not in block.order or state in pending:
-                self._leave(state)
-
-    def _fit_products(self, block: BlockRows, states: Sequence[SiteState], until: str, seed: int) -> None:
-        samples = {state.name: ProductSample(seed) for state in states}
-        block.products(list(samples), until, lambda name, operands: samples[name].add(*operands))
-        fit_products(states, samples, self.fitter.margin if self.options.clipping else None)
-
-    def _layer_rows(self, state: SiteState, index: int, quantized: Stop, floating: Stop, seed: int) -> Rows:
-        limit = rows_per_image(state.layer, self.options.rows, len(self.groups))
-        x, x_q = floating.args[0], quantized.args[0]
-        chosen = choose_rows(row_count(state.layer, x), limit, seed + index)
-        rows, rows_q = (pick_rows(state.layer, [tensor], chosen) for tensor in (x, x_q))
-        return Rows(rows, self._folded(state, rows_q), None, None, torch.full((len(rows),), index))
-
-    def _folded(self, state: SiteState, rows: torch.Tensor) -> torch.Tensor:
-        """Return rows from behind a LayerNorm as it was in the way it gives them now, if it has been folded."""
-        change = self.fitter.changes.get(state.site.norm)
-        return rows if change is None else change.apply(rows)
-
-    def _fit_layer(self, state: SiteState, parts: Sequence[Rows]) -> None:
-        rows = joined(parts) if parts else None
-        if rows is None or not len(rows.x):
-            self._leave(state)
-        else:
-            self.fitter.fit(state, rows)
-
-    def _leave(self, state: SiteState) -> None:
-        """Quantize a site of which there are no rows with what is known: rounded to nearest, its input as fitted."""
-        if state.has_weight and not state.layer.has_quantized_weight:
-            state.round_to_nearest_()
-        state.activate()
-
-    def _fit_rest(self) -> None:
-        rest = [state for state in self.calibration.layers() if not state.layer.has_quantized_weight]
-        inputs: dict[str, list[list[torch.Tensor]]] = {state.name: [] for state in rest}
-        for group in self.groups if rest else []:
-            self._collect(group, rest, inputs)
-        for state in rest:
-            parts = [
-                Rows(x, self._folded(state, x), None, None, torch.full((len(x),), index))
-                for index, x in enumerate(inputs[state.name])
-            ]
-            self._fit_layer(state, parts)
-        for state in self.calibration.sites:
-            if not state.has_weight:
-                state.activate()
-
-    def _collect(self, group: Sequence[int], states: Sequence[SiteState], found: dict[str, list[Any]]) -> None:
-        calls: dict[str, list[torch.Tensor]] = {state.name: [] for state in states}
-        handles = [
-            self.reference.get_submodule(state.name).register_forward_pre_hook(
-                lambda _module, args, name=state.name: calls[name].append(args[0])
-            )
-            for state in states
-        ]
-        try:
-            self.task.forward_group(self.reference, group)
-        finally:
-            for handle in handles:
-                handle.remove()
-        for state in states:
-            total = sum(row_count(state.layer, x) for x in calls[state.name])
-            limit = rows_per_image(state.layer, self.options.rows, len(self.groups))
-            chosen = choose_rows(total, limit, self.calibration.seed)
-            found[state.name].append(pick_rows(state.layer, calls[state.name], chosen))
+        sequence = LayerSequence(calibration, chosen.rows)
+        fitter = LayerFitter(calibration, sequence.reference, chosen)
+        sequence.run(fitter)
+        calibration.notes += damping_notes(fitter.left_out, fitter.damped)
