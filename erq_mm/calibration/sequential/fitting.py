@@ -46,6 +46,7 @@ class LayerFitter:
         self.calibration = calibration
         self.unfitted = {state.name for state in calibration.layers()}
         self.changes: dict[str, Reparameterization] = {}  # of LayerNorms that have been folded
+        self.samples_products = options.clipping
         self.left_out: list[str] = []
         self.damped: dict[str, float] = {}
         images, views = calibration.task.sources(), len(calibration.task)
@@ -67,7 +68,7 @@ class LayerFitter:
 
     def fit_products(self, states: Sequence[SiteState], samples: Mapping[str, ProductSample]) -> None:
         """Fit products of activations to samples of their operands, and switch them on."""
-        fit_products(states, samples, self.margin if self.options.clipping else None)
+        fit_products(states, samples, self.margin)
 
     def leave(self, state: SiteState) -> None:
         """Quantize a site of which there are no rows with what is known: its input as fitted, its weight rounded."""

@@ -23,6 +23,7 @@ class LayerStepFitter:
     """
 
     changes: Mapping[str, Reparameterization] = MappingProxyType({})
+    samples_products = False
 
     def __init__(self, apply: Callable[[SiteState], None], sampled_rows: int, seed: int) -> None:
         self.apply, self.sampled_rows, self.seed = apply, sampled_rows, seed

@@ -1,6 +1,6 @@
 """Ranges of the products of attention, on what the model quantized so far gives them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
@@ -46,15 +46,15 @@ class ProductSample:
         return tuple(kept[: self._reservoir.count] for kept in self._kept)
 
 
-def fit_products(states: Sequence[SiteState], samples: dict[str, ProductSample], margin: float | None) -> None:
+def fit_products(states: Sequence[SiteState], samples: Mapping[str, ProductSample], margin: float) -> None:
     """Fit the quantizers of products to their samples, and switch them on; without a sample they stay as they were.
 
     Args:
-        margin: by which ranges are widened; None leaves all as they were.
+        margin: by which ranges are widened.
     """
     for state in states:
         operands = samples[state.name].operands()
-        if operands is not None and margin is not None:
+        if operands is not None:
             _fit_product(state, *operands, margin)
         state.activate()
 

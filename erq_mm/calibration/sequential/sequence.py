@@ -24,9 +24,11 @@ class Fitter(Protocol):
 
     Attributes:
         changes: LayerNorm -> what has been folded into it on the way, in the quantized model alone.
+        samples_products: whether it wants to see operands of products of activations.
     """
 
     changes: Mapping[str, Reparameterization]
+    samples_products: bool
 
     def fit(self, state: SiteState, rows: Rows) -> None:
         """Fit and install one layer."""
@@ -154,7 +156,8 @@ class LayerSequence:
 
     def _fit_products(self, block: BlockRows, states: Sequence[SiteState], until: str, seed: int) -> None:
         samples = {state.name: ProductSample(seed) for state in states}
-        block.products(list(samples), until, lambda name, operands: samples[name].add(*operands))
+        if self.fitter.samples_products:
+            block.products(list(samples), until, lambda name, operands: samples[name].add(*operands))
         self.fitter.fit_products(states, samples)
 
     def _layer_rows(self, state: SiteState, index: int, quantized: Stop, floating: Stop, seed: int) -> Rows:
