@@ -10,12 +10,14 @@ note = (
 recipes = [
     'repq',
     'erq',
+    dict(type='erq', inputs='quantized', label='erq, sequential inputs'),
     'serq',
     dict(type='serq', grids='published', label='grids of ERQ'),
     dict(type='serq', correct=False, label='codes only'),
     dict(type='serq', token_weights=False, label='all tokens alike'),
     dict(type='serq', residual_target=False, label='without the stream'),
     dict(type='serq', margin=1.0, label='ranges not widened'),
+    dict(type='serq', balance=False, label='channels not balanced'),
 ]
 bits = ['W4A4', 'W3A3']
 test_images = 1000
