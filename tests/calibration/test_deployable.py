@@ -19,7 +19,7 @@ from ..nn.swin import make_swin
 from ..nn.test_attention import Detector
 from .small_recipes import small
 
-DEPLOYABLE = ('rtn', 'repq', 'gptq', 'erq', 'adaround', 'qdrop', 'aphq')
+DEPLOYABLE = ('rtn', 'repq', 'gptq', 'erq', 'serq', 'adaround', 'qdrop', 'aphq')
 
 
 def deployed(name: str, **options: object) -> dict[str, object]:
@@ -83,11 +83,12 @@ def test_every_layer_of_a_bare_model_is_ready(name: str, bits: int) -> None:
 
 
 @torch.no_grad()
-def test_swin_keeps_its_function_with_float_products_and_runs_as_integers() -> None:
+@pytest.mark.parametrize('name', ['erq', 'serq'])
+def test_swin_keeps_its_function_with_float_products_and_runs_as_integers(name: str) -> None:
     """Windows are padded at this size; the guard of `quantize_` proves the swap and the reparameterization."""
     model, image = Detector(make_swin()), torch.randn(2, 3, 100, 132)
     expected = copy.deepcopy(model)(image)
-    report = erq_mm.quantize_(model, lambda m: m(image), deployed('erq'), 7, 8, scope='all')
+    report = erq_mm.quantize_(model, lambda m: m(image), deployed(name), 7, 8, scope='all')
     float_products = [entry for entry in report.float_layers if 'float under deploy=True' in entry['reason']]
     assert len(float_products) == 8 and any('deploy=True' in note for note in report.notes)
     assert all(layer.kind != 'matmul' for layer in report.layers)

@@ -1,11 +1,12 @@
 """The option `deploy=True` of every recipe: only grids that integer kernels have, so that all layers run as integers.
 
 Kernels multiply uint8 inputs, of one scale and an integer zero point, by int8 weights, of one scale per row and no zero
-point. Codes of up to 6 bits are that as they are (`code - zero_point` is exact in int8). Wider weights get symmetric
-rows: of 8 bits because the differences reach beyond int8; of 7 because CPUs without VNNI instructions add two products
-in 16 bits, and 2 * 255 * 64 fits while 2 * 255 * 127 does not. Products of attention stay float: on CPUs their integer
-kernels gain nothing, and they are what needs logarithmic grids. The image has one fitted scale for all channels: exact
-pixels would need one per channel.
+point. A scale per channel of an input is in the weight's columns, and it is divided by that as it is encoded. Codes of
+up to 6 bits are that as they are (`code - zero_point` is exact in int8). Wider weights get symmetric rows: of 8 bits
+because the differences reach beyond int8; of 7 because CPUs without VNNI instructions add two products in 16 bits, and
+2 * 255 * 64 fits while 2 * 255 * 127 does not. Products of attention stay float: on CPUs their integer kernels gain
+nothing, and they are what needs logarithmic grids. The image has one fitted scale for all channels: exact pixels would
+need one per channel.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,7 +16,7 @@ from typing import Any
 from ...core.spec import QuantSpec
 from ...nn.structure import Site
 
-KERNEL_GRIDS = ('uniform', 'symmetric')
+KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')  # the last one behind a change of variables
 PRODUCT_ROLES = ('query', 'key', 'value', 'post_softmax')
 ASYMMETRIC_BITS = 6
 DEPLOY_NOTE = (

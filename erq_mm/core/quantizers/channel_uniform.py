@@ -41,10 +41,14 @@ class ChannelUniformQuantizer(UniformQuantizer):
         """Return y of `x`, (..., channels)."""
         return x / self.ratio.to(x.dtype) - self.shift.to(x.dtype)
 
+    def per_channel(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+        """Return a and b of y / scale = x a + b, both (channels,)."""
+        inverse, offset = 1 / (self.ratio.double() * self._scale), -self.shift.double() / self._scale
+        return inverse.to(dtype), offset.to(dtype)
+
     def fake_quantize(self, x: Tensor) -> Tensor:
-        inverse = 1 / (self.ratio.double() * self._scale)
-        offset = (-self.shift.double() / self._scale).to(x.dtype)
-        codes = torch.addcmul(offset, x, inverse.to(x.dtype)).round_()
+        inverse, offset = self.per_channel(x.dtype)
+        codes = torch.addcmul(offset, x, inverse).round_()
         return codes.clamp_(-self._zero_point, self.spec.max_code - self._zero_point).mul_(self._scale)
 
     def bounds(self) -> tuple[Tensor, Tensor]:

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from ...core.quantizers import Quantizer
+from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.weight_grid import WeightGrid
 from ...nn.layers import QuantLayer
 
 LOWEST, HIGHEST = -128, 127
 MAX_ZERO_POINT = 255
-KERNEL_GRIDS = ('uniform', 'symmetric')  # one with a change of variables in front of it has no module yet
+KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')
 STEPS_OFF_GRID = 1e-3  # rounding errors of scale * (code - zero point) are far below it
 
 
@@ -35,11 +36,25 @@ class IntegerWeight:
 
 @dataclass(frozen=True)
 class InputGrid:
-    """A uniform per-tensor grid x_q = scale * (code - zero_point) with codes 0..max_code and zero on it."""
+    """A uniform per-tensor grid y_q = scale * (code - zero_point) with codes 0..max_code and zero on it.
+
+    Attributes:
+        inverse, offset: (channels,), of inputs x that are not y: y / scale = x inverse + offset. None where they are.
+    """
 
     scale: float
     zero_point: int
     max_code: int
+    inverse: Tensor | None = None
+    offset: Tensor | None = None
+
+    def steps(self, x: Tensor) -> Tensor:
+        """Return y / scale of inputs whose last dimension is channels, by the simulation's own operations."""
+        return x * (1 / self.scale) if self.inverse is None else torch.addcmul(self.offset, x, self.inverse)
+
+    def inputs(self, steps: Tensor) -> Tensor:
+        """Return the inputs x whose y / scale are `steps`."""
+        return steps * self.scale if self.inverse is None else (steps - self.offset) / self.inverse
 
 
 @dataclass(frozen=True)
@@ -86,4 +101,5 @@ def input_grid(quantizer: Quantizer) -> InputGrid | str:
         return f'the zero point of its input, {zero_point:.4g}, is no integer; recipes have integer_zero_point=True'
     if not 0 <= zero_point <= MAX_ZERO_POINT:
         return f'the zero point of its input, {zero_point:.0f}, is not in 0..{MAX_ZERO_POINT}'
-    return InputGrid(scale, int(zero_point), quantizer.spec.max_code)
+    changed = quantizer.per_channel() if isinstance(quantizer, ChannelUniformQuantizer) else (None, None)
+    return InputGrid(scale, int(zero_point), quantizer.spec.max_code, *changed)

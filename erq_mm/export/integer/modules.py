@@ -16,19 +16,19 @@ CHUNK = 2**17  # values that are quantized at a time: 512 KiB stay in the cache 
 def encode_(codes: Tensor, x: Tensor, grid: InputGrid) -> None:
     """Write the codes of `x` into the uint8 tensor `codes`: exactly those that the simulation has.
 
-    clamp(round(x / s), -z, max - z) + z, with the simulation's own multiplication by 1 / s, in slices of the first
-    dimension, or of the second where one entry of the first is large.
+    clamp(round(y / s), -z, max - z) + z, with the simulation's own operations, in slices of the first dimension, or of
+    the second where one entry of the first is large.
     """
     size = x[:1].numel()
     if size > CHUNK and x.dim() > 2:
         for part, entry in zip(codes, x, strict=True):
             encode_(part, entry, grid)
         return
-    inverse, low, high = 1 / grid.scale, -grid.zero_point, grid.max_code - grid.zero_point
+    low, high = -grid.zero_point, grid.max_code - grid.zero_point
     step = max(1, CHUNK // max(size, 1))
     # torch converts float32 to int8 several times as fast as to uint8; flipping the top bit adds 128
     for part, values in zip(codes.view(torch.int8).split(step), x.split(step), strict=True):
-        part.copy_((values * inverse).round_().clamp_(low, high).add_(grid.zero_point - 128))
+        part.copy_(grid.steps(values).round_().clamp_(low, high).add_(grid.zero_point - 128))
     codes.bitwise_xor_(128)
 
 

@@ -30,8 +30,9 @@ def why_different(simulated: QuantLayer, integer: IntegerLayer) -> str | None:
     if pair > operators.PAIR_LIMIT and operators.sums_saturate():
         return SATURATES
     try:
-        for x in _inputs(simulated, integer):
-            expected, bound = simulated.forward(x), _magnitude(simulated, x)  # without the hooks of others
+        for steps in _steps(simulated, integer):
+            x, y = integer.grid.inputs(steps), steps * integer.grid.scale
+            expected, bound = simulated.forward(x), _magnitude(simulated, y)  # without the hooks of others
             error = ((integer.forward(x) - expected).abs() / (bound + torch.finfo(torch.float32).tiny)).max()
             if not float(error) <= TOLERANCE:
                 return f'differs from its simulation by {float(error):.1e} of the magnitudes added, {TOLERANCE} allowed'
@@ -40,13 +41,14 @@ def why_different(simulated: QuantLayer, integer: IntegerLayer) -> str | None:
     return None
 
 
-def _inputs(simulated: QuantLayer, integer: IntegerLayer) -> Iterator[Tensor]:
+def _steps(simulated: QuantLayer, integer: IntegerLayer) -> Iterator[Tensor]:
+    """Yield inputs, in steps of the layer's grid."""
     generator, grid = torch.Generator().manual_seed(0), integer.grid
     for rows in ROWS:
         shape = _shape(simulated, rows)
         codes = torch.randint(0, grid.max_code + 1, shape, generator=generator).float()
         codes[0] = grid.max_code
-        yield (codes - grid.zero_point) * grid.scale
+        yield codes - grid.zero_point
 
 
 def _shape(layer: QuantLayer, rows: int) -> tuple[int, ...]:
@@ -60,7 +62,7 @@ def _shape(layer: QuantLayer, rows: int) -> tuple[int, ...]:
 
 
 def _magnitude(layer: QuantLayer, x: Tensor) -> Tensor:
-    """Return the sum of the magnitudes that make up each output."""
+    """Return the sum of the magnitudes that make up each output, x as the layer's own product sees it."""
 
     bias = None if layer.bias is None else layer.bias.abs()
     if isinstance(layer, QuantLinear):

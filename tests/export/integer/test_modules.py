@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import nn
 
+from erq_mm.core.quantizers.channel_uniform import ChannelUniformQuantizer
 from erq_mm.core.quantizers.uniform import encode
+from erq_mm.core.reparameterization import Reparameterization
+from erq_mm.core.spec import QuantSpec
 from erq_mm.export.integer import IntegerConv2d, IntegerLinear, modules
 from erq_mm.export.integer.codes import InputGrid, input_grid, integer_weight
 from erq_mm.nn.layers import QuantLayer
@@ -46,6 +49,20 @@ def test_codes_are_those_of_the_simulation(bits: int, chunk: int, monkeypatch) -
     layer.input_quantizer.set_parameters(grid.scale, grid.zero_point)
     simulated = layer.input_quantizer(x)
     torch.testing.assert_close((codes.float() - grid.zero_point) * grid.scale, simulated, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize('bits', [3, 4, 8])
+def test_a_grid_per_channel_has_the_codes_of_its_simulation(bits: int) -> None:
+    quantizer = ChannelUniformQuantizer(QuantSpec(bits, grid='channel_uniform'), 24)
+    ratio, shift = torch.logspace(-2, 2, 24).double(), torch.linspace(-3, 3, 24).double()
+    quantizer.change_(Reparameterization(ratio, shift, torch.tensor(0.2).double(), torch.tensor(3.0).double()))
+    quantizer.is_active = True
+    grid, x = input_grid(quantizer), torch.randn(50, 24) * ratio
+    codes = torch.empty(x.shape, dtype=torch.uint8)
+    modules.encode_(codes, x, grid)
+    assert torch.equal((codes.float() - grid.zero_point) * grid.scale, quantizer(x.float()))
+    steps = torch.randint(-3, 2**bits - 3, (7, 24)).float()
+    torch.testing.assert_close(grid.steps(grid.inputs(steps)), steps, atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize('w_bits', [2, 4, 5, 6])
