@@ -59,10 +59,11 @@ class LayerFitter:
         target = nn.functional.linear(rows.x, known.weight_matrix(), known.bias)
         if rows.stream_error is not None and self.options.residual_target:
             target += rows.stream_error
-        weights = rows.weights if self.options.token_weights else None
-        weights = rows.x.new_ones(len(rows.x)) if weights is None else weights
+        weights, images = rows.weights if self.options.token_weights else None, rows.images
+        weights = target.new_ones(len(target)) if weights is None else weights
         x = self._fit_input(state, rows.x_q, weights)
-        self._fit_weight(state, x, target, weights, rows.images)
+        del rows  # of the widest layers as large as all that follows
+        self._fit_weight(state, x, target, weights, images)
         self.unfitted.discard(state.name)
         state.activate()
 

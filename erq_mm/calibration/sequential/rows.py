@@ -30,12 +30,13 @@ class Rows:
     images: Tensor
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
-    """Return the rows of several images together."""
+def joined(parts: list[Rows]) -> Rows:
+    """Return the rows of several images together; empties the list, so that they are not there twice."""
     fields = {}
     for name in ('x', 'x_q', 'stream_error', 'weights', 'images'):
         values = [getattr(part, name) for part in parts]
         fields[name] = None if any(v is None for v in values) else torch.cat(values)
+    parts.clear()
     return Rows(**fields)
 
 

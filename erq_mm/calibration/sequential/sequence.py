@@ -172,12 +172,11 @@ class LayerSequence:
         change = self.fitter.changes.get(state.site.norm)
         return rows if change is None else change.apply(rows)
 
-    def _fit_layer(self, state: SiteState, parts: Sequence[Rows]) -> None:
-        rows = joined(parts) if parts else None
-        if rows is None or not len(rows.x):
-            self.fitter.leave(state)
+    def _fit_layer(self, state: SiteState, parts: list[Rows]) -> None:
+        if any(len(part.x) for part in parts):
+            self.fitter.fit(state, joined(parts))
         else:
-            self.fitter.fit(state, rows)
+            self.fitter.leave(state)
 
     def _fit_rest(self) -> None:
         rest = [state for state in self.calibration.layers() if not state.layer.has_quantized_weight]
