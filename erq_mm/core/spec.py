@@ -7,6 +7,8 @@ ACTIVATION_GRIDS = (
     'uniform', 'symmetric', 'log_sqrt2', 'log2', 'adaptive_log', 'adaptive_log_gelu', 'tan', 'twin_softmax',
     'twin_gelu', 'power_of_two_factor', 'pixels', 'channel_uniform', 'log_normalised',
 )  # fmt: skip
+# of the inputs of integer kernels; the last one stands behind its change of variables
+KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')
 WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)

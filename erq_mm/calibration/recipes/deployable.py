@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...core.spec import QuantSpec
+from ...core.spec import KERNEL_GRIDS, QuantSpec
 from ...nn.structure import Site
 
-KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')  # the last one behind a change of variables
 PRODUCT_ROLES = ('query', 'key', 'value', 'post_softmax')
 ASYMMETRIC_BITS = 6
 DEPLOY_NOTE = (

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...core.quantizers import Quantizer
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
+from ...core.spec import KERNEL_GRIDS
 from ...core.weight_grid import WeightGrid
 from ...nn.layers import QuantLayer
 
 LOWEST, HIGHEST = -128, 127
 MAX_ZERO_POINT = 255
-KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')
 STEPS_OFF_GRID = 1e-3  # rounding errors of scale * (code - zero point) are far below it
 
 

@@ -8,13 +8,13 @@ from numpy.typing import NDArray
 
 from ...core.quantizers import Quantizer
 from ...core.quantizers.uniform import UniformQuantizer
+from ...core.spec import KERNEL_GRIDS
 from ...nn.layers import QuantLayer
 from ...wording import first_of
 
 INT8 = (-128, 127)
 UINT8_CODES = 256
 NAMED = 5  # layers in an error
-KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')  # the last one behind its change of variables
 
 
 class AsymmetricRows(ValueError):
