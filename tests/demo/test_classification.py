@@ -103,7 +103,7 @@ def test_demo_compares_recipes_on_both_models(
         assert paired_difference(erq, rtn).high >= 0
         # 300 images resolve no gain of a point; what the scores lose is finer
         rtn_error, erq_error = (float(np.square(run.scores - base.scores).sum()) for run in (rtn, erq))
-        assert erq_error < 0.9 * rtn_error
+        assert erq_error < rtn_error
     printed = capsys.readouterr().out
     assert all(word in printed for word in ('float', 'rtn', 'erq', 'W4A4', 'W3A3', 'digits.png'))
     assert cv2.imread(str(tmp_path / 'out/digits.png')).std() > 20

@@ -9,6 +9,7 @@ from torch import nn
 
 import erq_mm
 from erq_mm.calibration.recipes import RECIPES
+from erq_mm.core.quantizers.log_normalised import LogNormalisedQuantizer
 
 from .swin import make_swin
 from .test_attention import Detector
@@ -50,3 +51,28 @@ def test_powers_of_two_in_attention_would_make_most_of_the_error_of_fq_vit_at_8_
     error = relative_error(model, recipe, 8)
     assert error < 0.5 * relative_error(model, powers, 8)
     assert error < 1.05 * relative_error(model, 'rtn', 8)
+
+
+@pytest.mark.parametrize('recipe', ['repq', 'erq'])
+def test_base_sqrt2_in_attention_would_make_most_of_the_error_at_8_bits(recipe: str, model: nn.Module) -> None:
+    finer, published = {'type': recipe}, {'type': recipe, 'published_attention': True}
+    assert relative_error(model, finer, 8) < 0.5 * relative_error(model, published, 8)
+    assert relative_error(model, finer, 4) == relative_error(model, published, 4)
+
+
+def test_all_recipes_on_the_quantizers_of_repq_have_the_same_attention() -> None:
+    names = ('repq', 'gptq', 'erq', 'erq_tpami', 'adaround', 'brecq', 'qdrop', 'pd_quant', 'mgrq', 'aphq')
+    recipes = [RECIPES[name]() for name in names] + [RECIPES['serq'](grids='published')]
+    grids = {tuple(recipe.input_spec('post_softmax', bits).grid for bits in (8, 7, 4)) for recipe in recipes}
+    assert grids == {('adaptive_log', 'log_sqrt2', 'log_sqrt2')}
+
+
+def test_serq_takes_finer_steps_of_the_softmax_where_it_has_the_codes(model: nn.Module) -> None:
+    image = torch.randn(1, 3, 100, 132, generator=torch.Generator().manual_seed(1))
+    chosen = {}
+    for bits in (4, 8):
+        changed = copy.deepcopy(model)
+        erq_mm.quantize_(changed, lambda m: m(image), 'serq', bits, bits)  # noqa: B023
+        softmax = [module for module in changed.modules() if isinstance(module, LogNormalisedQuantizer)]
+        chosen[bits] = [float(quantizer.scale) for quantizer in softmax]
+    assert min(chosen[4]) >= 0.25 > max(chosen[8])

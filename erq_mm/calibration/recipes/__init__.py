@@ -6,7 +6,7 @@ from typing import Any
 
 from .adalog import adalog
 from .base import IMAGE_GRIDS, Recipe
-from .closed_form import REPQ_ACTIVATIONS, erq, erq_tpami, gptq, repq, rtn
+from .closed_form import REPQ_ACTIVATIONS, REPQ_AT_8_BITS, erq, erq_tpami, gptq, repq, rtn
 from .dopq import dopq
 from .fq_vit import fq_vit
 from .ptq4vit import ptq4vit, ptq4vit_channelwise
@@ -76,7 +76,7 @@ def resolve_recipe(recipe: RecipeLike) -> Recipe:
     steps = tuple(dict(step) for step in recipe)
     reparameterized = any(step.get('type') == 'reparameterize' for step in steps)
     activations = REPQ_ACTIVATIONS if reparameterized else {'post_softmax': REPQ_ACTIVATIONS['post_softmax']}
-    return Recipe('custom', steps=steps, activations=activations)
+    return Recipe('custom', steps=steps, activations=activations, at_8_bits=REPQ_AT_8_BITS)
 
 
 __all__ = ['FAST_RECIPES', 'RECIPES', 'Recipe', 'RecipeLike', 'resolve_recipe', 'spell_out']

@@ -10,6 +10,8 @@ from .base import Recipe
 PUBLISHED_ACTIVATIONS = {'post_norm': {'granularity': 'channel'}, 'post_softmax': {'grid': 'log_sqrt2'}}
 # single values behind a GELU make the huge tokens of pretrained ViTs: percentiles may not always cut them off
 REPQ_ACTIVATIONS = PUBLISHED_ACTIVATIONS | {'post_gelu': {'percentiles': (*ACTIVATION_PERCENTILES, 1.0)}}
+# half an octave leaves errors of up to 19 % per value at any bit-width; 8 bits have the codes for a finer base
+REPQ_AT_8_BITS = {'post_softmax': {'grid': 'adaptive_log'}}
 
 
 def rtn() -> Recipe:
@@ -23,7 +25,12 @@ def rtn() -> Recipe:
     )
 
 
-def repq(exact_pad: bool = True, integer_zero_point: bool = True, published_percentiles: bool = False) -> Recipe:
+def repq(
+    exact_pad: bool = True,
+    integer_zero_point: bool = True,
+    published_percentiles: bool = False,
+    published_attention: bool = False,
+) -> Recipe:
     """RepQ-ViT (ICCV 2023): scale reparameterization, log-sqrt2 softmax, percentile and MSE ranges.
 
     Args:
@@ -31,12 +38,15 @@ def repq(exact_pad: bool = True, integer_zero_point: bool = True, published_perc
         integer_zero_point: round the mean zero point; False is the published code.
         published_percentiles: clip the inputs of `fc2` at 99.999 % at most, as the published code does; else their full
             range is a candidate, too, and the squared error decides.
+        published_attention: base sqrt2 for attention of 8 bits, too; else the base of least squared error. Fewer bits
+            have sqrt2 always.
     """
     reparameterize = {'type': 'reparameterize', 'exact_pad': exact_pad, 'integer_zero_point': integer_zero_point}
     return Recipe(
         'repq',
         steps=({'type': 'fit_activations'}, reparameterize, {'type': 'fit_weights'}),
         activations=PUBLISHED_ACTIVATIONS if published_percentiles else REPQ_ACTIVATIONS,
+        at_8_bits={} if published_attention else REPQ_AT_8_BITS,
     )
 
 
@@ -51,7 +61,7 @@ def gptq(act_order: bool = False, damping: float = 0.01, inputs: str = 'float') 
     """
     corrections = ({'type': 'fit_weights'}, {'type': 'gptq', 'damping': damping, 'act_order': act_order})
     steps = (*repq().steps[:-1], {'type': 'collect_statistics', 'inputs': inputs}, *corrections)
-    return Recipe('gptq', steps=steps, activations=REPQ_ACTIVATIONS)
+    return replace(repq(), name='gptq', steps=steps)
 
 
 def erq(
@@ -66,6 +76,7 @@ def erq(
     exact_pad: bool = True,
     integer_zero_point: bool = True,
     published_percentiles: bool = False,
+    published_attention: bool = False,
     inputs: str = 'float',
 ) -> Recipe:
     """ERQ (ICML 2024): RepQ's quantizers, Aqer, then Wqer.
@@ -78,13 +89,13 @@ def erq(
         lam_mode, lam: damping of both ridge steps; 10 % of the mean diagonal was best on both demo detectors
             (docs/results/figure4.md). The released code is `sum` with 1e3 (0.1 * coe, coe 1e4); the paper gives 1e5 for
             detection.
-        exact_pad, integer_zero_point, published_percentiles: as of `repq`.
+        exact_pad, integer_zero_point, published_percentiles, published_attention: as of `repq`.
         inputs: `float`, as published: a layer is corrected for the error of its own quantizer. `quantized`: also for
             what the layers before it do to its input, which is the idea of `serq`, on ERQ's grids and by ERQ's steps.
     """
     ridge_options = {'lam_mode': lam_mode, 'lam': lam}
     wqer = {'ridge': ridge, 'rounding': rounding, 'k': k, 'iterations': iterations, 'proxy': proxy, **ridge_options}
-    base = repq(exact_pad, integer_zero_point, published_percentiles)
+    base = repq(exact_pad, integer_zero_point, published_percentiles, published_attention)
     corrections = [{'type': 'aqer', **ridge_options}] if aqer else []
     corrections.append({'type': 'fit_weights'})
     corrections += [{'type': 'wqer', **wqer}] if ridge or rounding else []

@@ -7,12 +7,12 @@ tables of ERQ, 1024 (classification) and 256 (detection) in those of the methods
 """
 
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ..reconstruction.options import ReconstructionOptions
 from .base import Recipe
-from .closed_form import REPQ_ACTIVATIONS, repq
+from .closed_form import repq
 
 PRESETS = ('published', 'fast')
 PUBLISHED = {'iterations': 20000, 'images': 256, 'rounding_lr': 1e-3}
@@ -55,8 +55,8 @@ def reconstruction_step(preset: str, method: Mapping[str, Any], options: Mapping
 
 def _recipe(name: str, preset: str, method: Mapping[str, Any], options: Mapping[str, Any], note: str = '') -> Recipe:
     step = reconstruction_step(preset, method, options)
-    steps = (*repq().steps[:-1], step)
-    return Recipe(name, steps, activations=REPQ_ACTIVATIONS, images=step['images'] or 1, note=note)
+    base = repq()
+    return replace(base, name=name, steps=(*base.steps[:-1], step), images=step['images'] or 1, note=note)
 
 
 def adaround(preset: str = 'published', **options: Any) -> Recipe:

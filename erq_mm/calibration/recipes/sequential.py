@@ -5,7 +5,7 @@ from typing import Any
 
 from ..sequential.options import SequentialOptions
 from .base import Recipe
-from .closed_form import REPQ_ACTIVATIONS
+from .closed_form import REPQ_ACTIVATIONS, REPQ_AT_8_BITS
 
 GRIDS = ('own', 'published')
 OWN_ACTIVATIONS = {
@@ -35,7 +35,7 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
         | ({'clipping': False, 'margin': 1.0, 'balance': False} if grids == 'published' else {})
         | options
     )
-    activations = OWN_ACTIVATIONS if grids == 'own' else REPQ_ACTIVATIONS
+    activations, at_8_bits = (OWN_ACTIVATIONS, {}) if grids == 'own' else (REPQ_ACTIVATIONS, REPQ_AT_8_BITS)
     # its own ranges come of rows, in the end: histograms are for what has none
     first = {'type': 'fit_activations'} | ({'every': 16} if grids == 'own' and step.get('clipping', True) else {})
-    return Recipe('serq', steps=(first, step), activations=activations, views=views)
+    return Recipe('serq', steps=(first, step), activations=activations, at_8_bits=at_8_bits, views=views)

@@ -13,6 +13,7 @@ from .ranges import fit_tensor_
 PAIRS = 256  # windows of one head that are kept of a product
 STEPS = (0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0)  # octaves between codes of a softmax
 WIDE_STEPS = (0.5, 0.625, 0.75, 0.875, 1.0, 1.25, 1.5)  # at 3 bits and below
+FINE_STEPS = (0.0625, 0.09375, 0.125, 0.1875, *STEPS)  # from 6 bits on, where codes are left for them
 
 
 class ProductSample:
@@ -67,8 +68,14 @@ def _fit_product(state: SiteState, left: Tensor, right: Tensor, margin: float) -
     quantizer = state.quantizers()[0]
     if isinstance(quantizer, LogNormalisedQuantizer):
         wanted, errors = left @ right, {}
-        steps = WIDE_STEPS if quantizer.spec.bits <= 3 else STEPS
-        for octaves in steps:
+        for octaves in _octaves(quantizer.spec.bits):
             quantizer.set_parameters(octaves)
             errors[octaves] = float((quantizer.fake_quantize(left) @ right - wanted).square().sum())
         quantizer.set_parameters(min(errors, key=errors.__getitem__))
+
+
+def _octaves(bits: int) -> Sequence[float]:
+    """Return what may lie between neighbouring codes of a softmax."""
+    if bits <= 3:
+        return WIDE_STEPS
+    return STEPS if bits < 6 else FINE_STEPS
