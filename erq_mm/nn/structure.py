@@ -40,7 +40,9 @@ class Site:
         stream: name of the LayerNorm at the beginning of the sublayer that it ends, to whose input its output is added.
         is_merging: whether it merges patches.
         is_qkv: whether its output rows are the queries, keys and values of an attention.
-        mixed_into: name of the layer that takes the mixed values, where channels can be scaled against each other.
+        mixed_into: name of the layer that takes the mixed values, where queries, keys and values can be given other
+            coordinates in every head.
+        heads: how many there are, if so.
         aliases: further names of the layer, of a module that stands in several places.
     """
 
@@ -54,6 +56,7 @@ class Site:
     is_merging: bool = False
     is_qkv: bool = False
     mixed_into: str | None = None
+    heads: int = 0
     aliases: tuple[str, ...] = ()
 
 
@@ -96,7 +99,7 @@ class _Finder:
         self.blocks: set[str] = set()
         self.merging: set[str] = set()
         self.qkv: set[str] = set()
-        self.mixed_into: dict[str, str] = {}
+        self.mixed_into: dict[str, tuple[str, int]] = {}
         self.fused = {name: type(module).__name__ for name, module in self.modules.items() if isinstance(module, FUSED)}
         self.products: dict[str, Mapping[str, tuple[str, str]]] = {}
         self.made: dict[str, Mapping[str, Input]] = {}
@@ -139,7 +142,8 @@ class _Finder:
         if part.qkv is not None:
             self.qkv.add(self._below(module, part.qkv))
             if part.mixing is not None:
-                self.mixed_into[self._below(module, part.qkv)] = self._below(module, part.mixing.takes)
+                takes, heads = self._below(module, part.mixing.takes), getattr(module, part.mixing.heads)
+                self.mixed_into[self._below(module, part.qkv)] = takes, heads
         if part.products and name:
             self.products[name] = part.products
 
@@ -201,7 +205,8 @@ class _Finder:
         stream, windows = self.residuals.get(name, (None, given.windows))
         return Site(
             name, kind, (given.role,), given.norm, windows, _enclosing(name, self.blocks), stream,
-            name in self.merging, name in self.qkv, self.mixed_into.get(name), tuple(self.aliases.get(name, ())),
+            name in self.merging, name in self.qkv, *self.mixed_into.get(name, (None, 0)),
+            tuple(self.aliases.get(name, ())),
         )  # fmt: skip
 
     def _product_sites(self, name: str) -> Iterator[Site]:

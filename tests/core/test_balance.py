@@ -1,27 +1,83 @@
-"""Balanced queries, keys and values: the function stays, widths are equal, and rounding costs less."""
+"""Balanced queries, keys and values: the function stays, both sides are equal and even, and rounding costs less."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from erq_mm.core.balance import balancing_scale
+from erq_mm.core.balance import balanced, even_rotation, joint_map
+from erq_mm.core.clipping import search_ends
+
+HEADS, WIDTH = 2, 8
 
 
-def operands() -> Tensor:
-    """Queries, keys and values, (rows, 3 x 8); some keys and values are far wider than others."""
-    widths = torch.cat([torch.ones(8), torch.logspace(-1, 2, 8), torch.logspace(1, -1, 8)])
-    return torch.randn(4000, 24).double() * widths
+def operands(seed: int = 0) -> Tensor:
+    """Queries, keys and values, (rows, 3 x 2 x 8), correlated; some keys and values are far wider than others."""
+    generator = torch.Generator().manual_seed(seed)
+    parts = []
+    for spread in ((0, 0), (-1, 2), (1, -1)):
+        for _ in range(HEADS):
+            mixing = torch.randn(WIDTH, WIDTH, generator=generator).double() * torch.logspace(*spread, WIDTH)
+            parts.append(torch.randn(4000, WIDTH, generator=generator).double() @ mixing)
+    return torch.cat(parts, 1)
 
 
-def test_products_stay_and_queries_are_as_wide_as_keys() -> None:
-    x = operands()
-    balanced = x / balancing_scale(x, torch.ones(len(x)).double(), 4)
-    query, key, value = x.chunk(3, 1)
-    query_b, key_b, value_b = balanced.chunk(3, 1)
-    torch.testing.assert_close(query_b @ key_b[:50].T, query @ key[:50].T)
-    torch.testing.assert_close(query_b.std(0) / key_b.std(0), torch.ones(8).double(), rtol=0.1, atol=0)
-    spread = value_b.std(0)
-    assert float(spread.max() / spread.min()) < 1.15 < float(value.std(0).max() / value.std(0).min())
+def halves(x: Tensor) -> Tensor:
+    return x.unflatten(1, (3, HEADS, WIDTH)).permute(1, 2, 0, 3)
+
+
+def behind(seed: int = 1) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(10, HEADS * WIDTH, generator=generator).double() * torch.logspace(-1, 1, HEADS * WIDTH)
+
+
+def ones(x: Tensor) -> Tensor:
+    return torch.ones(len(x)).double()
+
+
+def attention(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the probabilities of 50 tokens, (heads, 50, 50), and their mixed values, (50, heads x 8)."""
+    query, key, value = halves(x[:50])
+    probability = (0.01 * query @ key.mT).softmax(-1)
+    return probability, (probability @ value).transpose(0, 1).flatten(1)
+
+
+@pytest.mark.parametrize('has_biases', [True, False])
+def test_attention_and_the_layer_behind_stay(has_biases: bool) -> None:
+    x, weight = operands() + torch.randn(48).double() * 5, behind()
+    balance = balanced(x, ones(x), HEADS, 4, has_biases)
+    (probability, mixed), (probability_b, mixed_b) = attention(x), attention(balance.apply(x))
+    torch.testing.assert_close(probability_b, probability)
+    torch.testing.assert_close(mixed_b @ balance.undo(weight).T + balance.owed(balance.undo(weight)), mixed @ weight.T)
+    assert bool(balance.owed(balance.undo(weight)).any()) == has_biases
+    bias = torch.randn(48).double()
+    torch.testing.assert_close(balance.turn(x) + balance.apply(bias), balance.apply(x + bias))
+
+
+def test_the_joint_map_makes_both_moments_one_of_even_diagonal_which_is_least() -> None:
+    """tr(A^T Q A) tr(A^-1 K A^-T) >= (tr (Q^.5 K Q^.5)^.5)^2, the nuclear norm of the factors' product, squared."""
+    factors = [part / part.shape[1] ** 0.5 for part in halves(operands())[:2]]
+    moments = [part.mT @ part for part in factors]
+    forward, inverse = joint_map(*moments)
+    torch.testing.assert_close(forward @ inverse, torch.eye(WIDTH).double().expand(HEADS, -1, -1))
+    query, key = forward.mT @ moments[0] @ forward, inverse @ moments[1] @ inverse.mT
+    torch.testing.assert_close(query, key, rtol=0, atol=1e-3 * float(query.abs().max()))
+    for head in range(HEADS):
+        diagonal = query[head].diagonal()
+        assert float(diagonal.max() / diagonal.min()) < 1.001
+        triangles = [torch.linalg.qr(part[head]).R for part in factors]
+        least = torch.linalg.svdvals(triangles[0] @ triangles[1].T).sum() ** 2
+        assert float(query[head].trace() * key[head].trace()) == pytest.approx(float(least), rel=1e-3)
+
+
+def test_ranges_are_equally_wide_and_lie_around_zero() -> None:
+    """Those of all values, and those of keys as wide as those of the queries of the same channel."""
+    x = operands() + 10 * torch.randn(48, generator=torch.Generator().manual_seed(2)).double()
+    balance = balanced(x, ones(x), HEADS, 8)
+    low, high = (end.chunk(3) for end in search_ends(balance.apply(x), ones(x), 8))
+    for part in (1, 2):
+        torch.testing.assert_close(low[part], -high[part], rtol=0.1, atol=0)
+    torch.testing.assert_close(high[2], high[2].mean().expand(HEADS * WIDTH), rtol=0.1, atol=0)
+    torch.testing.assert_close(torch.maximum(-low[0], high[0]), high[1], rtol=0.1, atol=0)
 
 
 @pytest.mark.parametrize('bits', [3, 4, 8])
@@ -32,15 +88,33 @@ def test_one_range_costs_less(bits: int) -> None:
 
     x = operands()
     errors = []
-    for y in (x, x / balancing_scale(x, torch.ones(len(x)).double(), bits)):
-        query, key = y[:, :8], y[:200, 8:16].T
-        errors.append(float((rounded(query) @ rounded(key) - query @ key).square().mean()))
-    assert errors[1] < 0.85 * errors[0]
+    for y in (x, balanced(x, ones(x), HEADS, 4).apply(x)):
+        query, key, _ = halves(y)
+        error = rounded(query) @ rounded(key[:, :200]).mT - query @ key[:, :200].mT
+        errors.append(float((error - error.mean(-1, keepdim=True)).square().mean()))
+    assert errors[1] < 0.5 * errors[0]
 
 
-def test_channels_that_are_constant_or_all_zero_are_left_finite() -> None:
-    x = operands()
-    x[:, 3] = x[:, 20] = 0
-    scale = balancing_scale(x, torch.ones(len(x)).double(), 4)
-    assert torch.isfinite(scale).all() and (scale > 0).all()
-    assert torch.equal(balancing_scale(torch.zeros(5, 6), torch.ones(5), 4), torch.ones(6))
+def test_single_precision_with_directions_that_are_left_out_is_finite() -> None:
+    x = torch.randn(8192, 48, generator=torch.Generator().manual_seed(3))
+    x[:, :16] = x[:, :4] @ torch.randn(4, 16, generator=torch.Generator().manual_seed(4)) * 30
+    assert torch.isfinite(balanced(x, torch.ones(len(x)), HEADS, 4).apply(x)).all()
+
+
+def test_directions_in_which_there_is_nothing_are_left_finite() -> None:
+    x, weight = operands(), behind()
+    x[:, 3] = x[:, 20] = x[:, 40] = 0
+    weight[:, 5] = 0
+    for found, behind_it in ((x, weight), (torch.zeros_like(x[:5]), torch.zeros_like(weight)), (x[:1], weight)):
+        balance = balanced(found, ones(found), HEADS, 4)
+        y = balance.apply(found)
+        assert torch.isfinite(y).all() and torch.isfinite(balance.undo(behind_it)).all()
+        torch.testing.assert_close(attention(y)[0], attention(found)[0])
+
+
+@pytest.mark.parametrize('size', [1, 2, 3, 12, 32])
+def test_an_even_rotation_is_orthogonal_and_even_for_powers_of_two(size: int) -> None:
+    matrix = even_rotation(size)
+    torch.testing.assert_close(matrix @ matrix.T, torch.eye(size).double())
+    if size & (size - 1) == 0:
+        torch.testing.assert_close(matrix.abs(), torch.full((size, size), size**-0.5).double())

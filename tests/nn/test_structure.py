@@ -38,7 +38,8 @@ def test_roles_of_a_swin() -> None:
     assert roles[f'{block}.attn.w_msa.qkv'].norm == f'{block}.norm1'
     assert roles[f'{block}.attn.w_msa.qkv'].windows == f'{block}.attn'
     assert roles[f'{block}.attn.w_msa.qkv'].is_qkv
-    assert roles[f'{block}.attn.w_msa.qkv'].mixed_into == f'{block}.attn.w_msa.proj'
+    qkv = roles[f'{block}.attn.w_msa.qkv']
+    assert (qkv.mixed_into, qkv.heads) == (f'{block}.attn.w_msa.proj', 2)
     assert roles[f'{block}.attn.w_msa.proj'].roles == ('linear_input',)
     assert roles[f'{block}.attn.w_msa.query_key'].roles == ('query', 'key')
     assert roles[f'{block}.attn.w_msa.probability_value'].roles == ('post_softmax', 'value')

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from ...core.balance import balancing_scale
+from ...core.balance import balanced
 from ...core.clipping import search_clipped_range
 from ...core.code_search import search_codes
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
@@ -15,7 +15,6 @@ from ...core.reparameterization import Reparameterization, absorb_, constant_cha
 from ...core.reparameterization import reparameterize as choose_change
 from ...core.row_problem import RowProblem
 from ...core.scale_search import search_uniform_range
-from ...core.weight_grid import QuantizedWeight
 from ..state import Calibration, SiteState
 from .damping import choose_damping, divided
 from .options import SequentialOptions
@@ -63,6 +62,8 @@ class LayerFitter:
         weights = target.new_ones(len(target)) if weights is None else weights
         x = self._fit_input(state, rows.x_q, weights)
         del rows  # of the widest layers as large as all that follows
+        if self.options.balance and state.site.mixed_into in self.unfitted:
+            target = self._balance(state, target, weights)
         self._fit_weight(state, x, target, weights, images)
         self.unfitted.discard(state.name)
         state.activate()
@@ -161,18 +162,21 @@ class LayerFitter:
         if bias is not None:
             bias = bias + problem.bias_change(total)
         quantized = replace(quantized, bias=bias)
-        if options.balance and state.site.mixed_into in self.unfitted:
-            quantized = self._balanced(state, quantized, x, weights)
         layer.install_(quantized)
 
-    def _balanced(self, state: SiteState, quantized: QuantizedWeight, x: Tensor, weights: Tensor) -> QuantizedWeight:
-        """Return queries, keys and values with balanced channels, and let the layer behind make up for the values."""
-        outputs = nn.functional.linear(x, quantized.weight, quantized.bias)
-        scale = balancing_scale(outputs, weights, state.input_specs[0].bits)
-        behind = self.modules[state.site.mixed_into].weight.data
-        behind *= scale[-behind.shape[1] :]
-        grid = replace(quantized.grid, scale=quantized.grid.scale / scale[:, None])
-        return replace(quantized, grid=grid, bias=None if quantized.bias is None else quantized.bias / scale)
+    def _balance(self, state: SiteState, target: Tensor, weights: Tensor) -> Tensor:
+        """Change the coordinates of queries, keys and values and of the layer behind; return the target in them."""
+        layer, behind = state.layer, self.modules[state.site.mixed_into]
+        has_biases = layer.bias is not None and behind.bias is not None
+        bits, taken = state.input_specs[0].bits, behind.weight.double()
+        balance = balanced(target, weights, state.site.heads, bits, has_biases)
+        layer.weight.copy_(balance.turn(layer.weight.T.double()).T)
+        if layer.bias is not None:
+            layer.bias.copy_(balance.apply(layer.bias.double()))
+        behind.weight.copy_(balance.undo(taken))
+        if has_biases:
+            behind.bias.add_(balance.owed(balance.undo(taken)))
+        return balance.apply(target)
 
 
 def _copy(bias: nn.Parameter | None) -> Tensor | None:

@@ -19,7 +19,7 @@ class SequentialOptions:
             images.
         clipping: search the ranges of inputs; False takes those of `fit_activations`, the published ones.
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
-        balance: scale the channels of queries, keys and values against each other.
+        balance: give queries, keys and values coordinates in which one range serves all channels (`core.balance`).
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
     """
 

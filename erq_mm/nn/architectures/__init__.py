@@ -7,7 +7,7 @@ from torch import nn
 
 from ..recognition import is_exactly
 from . import mmdet_swin, mmpretrain_vit, timm_swin, timm_vit, torch_attention, transformers_dinov2
-from .base import Input, Part, Residual, Types
+from .base import Input, Mixing, Part, Residual, Types
 from .sequential import read_sequential
 
 FAMILIES = (
@@ -27,8 +27,13 @@ def part_of(module: nn.Module) -> Part | None:
         return None
     inputs = {path: given for path, given in part.inputs.items() if has_children(module, (path,), given.needs)}
     residuals = {path: given for path, given in part.residuals.items() if has_children(module, (path,), given.needs)}
-    mixing = part.mixing if part.mixing and has_children(module, (part.mixing.takes,), part.mixing.needs) else None
+    mixing = part.mixing if part.mixing is not None and _is_true(part.mixing, module) else None
     return Part(**vars(part) | {'inputs': inputs, 'residuals': residuals, 'mixing': mixing})
+
+
+def _is_true(mixing: Mixing, module: nn.Module) -> bool:
+    has_all = has_children(module, (mixing.takes,), mixing.needs)
+    return has_all and not any(has_children(module, (path,), {}) for path in mixing.without)
 
 
 def why_unknown(module: nn.Module) -> str:

@@ -53,15 +53,19 @@ class Residual:
 class Mixing:
     """Queries, keys and values that go into their products as they are, and mixed values that go on as they are.
 
-    Then their channels can be scaled against each other without changing the function.
+    Then the coordinates of every head can be changed without changing the function.
 
     Attributes:
-        takes: path of the layer that takes the mixed values, channel by channel.
+        takes: path of the layer that takes the mixed values, head by head.
         needs: path -> type (or several) that a module must have exactly for this to be true.
+        without: paths at which there must be nothing for this to be true.
+        heads: attribute that says how many there are.
     """
 
     takes: str
     needs: Types = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+    heads: str = 'num_heads'
 
 
 @dataclass(frozen=True)

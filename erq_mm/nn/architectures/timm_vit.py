@@ -41,7 +41,7 @@ PARTS = (
         ATTENTION,
         products={'query_key': ('query', 'key'), 'probability_value': ('post_softmax', 'value')},
         qkv='qkv',
-        mixing=Mixing('proj', {'q_norm': IDENTITY, 'k_norm': IDENTITY, 'norm': IDENTITY}),  # a gate only multiplies
+        mixing=Mixing('proj', {'q_norm': IDENTITY, 'k_norm': IDENTITY, 'norm': IDENTITY}, without=('gate',)),
         replacement=lambda module, products: QuantAttention(module, **products),
     ),
 )

@@ -88,6 +88,16 @@ def test_attention_with_every_option(options: dict, mask: str) -> None:
     torch.testing.assert_close(unfused(attention)(x, **MASKS[mask]), attention(x, **MASKS[mask]))
 
 
+@pytest.mark.parametrize(('options', 'takes'), [
+    ({}, ('proj', 4)), (dict(qk_norm=True, norm_layer=nn.LayerNorm), (None, 0)),
+    (dict(scale_norm=True, norm_layer=nn.LayerNorm), (None, 0)), (dict(gated=True), (None, 0)),
+], ids=str)  # fmt: skip
+def test_heads_change_coordinates_only_where_mixed_values_go_on_as_they_are(options: dict, takes: tuple) -> None:
+    attention = timm.layers.Attention(24, 4, qkv_bias=True, **options)
+    sites = {site.name: site for site in find_sites(attention, 'linears')[0]}
+    assert (sites['qkv'].mixed_into, sites['qkv'].heads) == takes
+
+
 def quantized(model: nn.Module) -> tuple[erq_mm.Report, dict[str, str], dict[str, str]]:
     """Quantize with 8 bits, check that the function is kept; return the report, roles and reasons by name."""
     x, reference = torch.randn(2, 3, 32, 32), copy.deepcopy(model)
