@@ -4,7 +4,8 @@ q . k does not change when all queries of a head are multiplied by an invertible
 transpose. Rounding every channel with one step costs step_q^2 tr K + step_k^2 tr Q in a logit, Q and K the second
 moments of queries and keys, and a step grows with the widest channel: step_q^2 ~ max diag Q >= tr Q / channels. The
 product tr Q tr K is least where both are the same diagonal, L^(1/2) with L the eigenvalues of Q^(1/2) K Q^(1/2); an
-orthogonal matrix whose entries have one size then makes all channels equally wide.
+orthogonal matrix whose entries have one size then makes all channels equally wide. Ranges do not follow second moments
+alone, and scaling channels against each other can be better: both are rounded and compared.
 
 Nor does the layer behind the mixed values change when channel c of all values is divided by u_c and its column
 multiplied. No softmax sees what all keys have in common, and what all values have comes out of it as it is, for the
@@ -16,10 +17,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .clipping import search_ends
+from .clipping import search_clipped_range, search_ends
 
 FLOOR = 1e-6  # of the mean second moment of all heads: directions in which there is nothing are left alone
 NARROWEST = 1e-6  # of the widest channel: channels that are constant are left alone
+COMPARED_ROWS, SEARCHED_VALUES = 2048, 2**16
 
 
 @dataclass(frozen=True)
@@ -70,8 +72,29 @@ def balanced(outputs: Tensor, weights: Tensor, heads: int, bits: int, has_biases
     share = (weights / weights.sum()).to(outputs.dtype)
     middle = share @ key if has_biases else key.new_zeros(key.shape[1])
     forward, inverse = joint_map(_moments(query, share, heads), _moments(key - middle, share, heads))
-    turned = Balance(torch.stack([forward, inverse.mT]), value.new_ones(value.shape[1]), outputs.new_zeros(1))
-    return _evened(turned, *search_ends(turned.turn(outputs), weights, bits), has_biases)
+    same = torch.eye(forward.shape[-1]).to(forward).expand_as(forward)
+    every = -(-len(outputs) // COMPARED_ROWS)
+    found = []
+    for maps in (torch.stack([forward, inverse.mT]), torch.stack([same, same])):
+        turned = Balance(maps, value.new_ones(value.shape[1]), outputs.new_zeros(1))
+        balance = _evened(turned, *search_ends(turned.turn(outputs), weights, bits), has_biases)
+        found.append((logit_error(balance.apply(outputs[::every]), weights[::every], heads, bits), balance))
+    return min(found, key=lambda item: item[0])[1]
+
+
+def logit_error(outputs: Tensor, weights: Tensor, heads: int, bits: int) -> float:
+    """Return the mean squared error in the logits of any two tokens that rounding of queries and keys leaves.
+
+    What all keys have in common does not count, and errors of both at once do not.
+
+    Args:
+        outputs, weights, heads, bits: as of `balanced`; queries have one range, and keys.
+    """
+    share = (weights / weights.sum()).to(outputs.dtype)
+    query, key, _ = outputs.chunk(3, 1)
+    noises = (_moments(_rounded(part, bits) - part, share, heads) for part in (query, key))
+    moments = _moments(key - share @ key, share, heads), _moments(query, share, heads)
+    return float(sum((noise * moment).sum() for noise, moment in zip(noises, moments, strict=True)))
 
 
 def joint_map(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,6 +127,16 @@ def _moments(rows: Tensor, share: Tensor, heads: int) -> Tensor:
     """Return the second moments of every head, float64 (heads, d, d): single precision makes small ones negative."""
     rows = (rows * share.sqrt()[:, None]).double().unflatten(1, (heads, -1)).transpose(0, 1)
     return rows.mT @ rows
+
+
+def _rounded(x: Tensor, bits: int) -> Tensor:
+    """Return `x` on one uniform grid of least squared error that contains zero."""
+    values = x.reshape(-1)
+    sample = torch.cat([values[:: -(-len(values) // SEARCHED_VALUES)], *(end[None] for end in values.aminmax())])
+    ones = torch.ones_like(sample)
+    grid = search_clipped_range(sample[:, None], ones, bits, contains_zero=True, rows=len(sample))
+    scale, zero_point = (float(number) for number in grid)
+    return ((x / scale).round_() + zero_point).clamp_(0, 2**bits - 1).sub_(zero_point).mul_(scale)
 
 
 def _floored(moments: Tensor) -> Tensor:

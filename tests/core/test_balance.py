@@ -4,8 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from erq_mm.core.balance import balanced, even_rotation, joint_map
+from erq_mm.calibration.sequential.ranges import fit_tensor_
+from erq_mm.core.balance import balanced, even_rotation, joint_map, logit_error
 from erq_mm.core.clipping import search_ends
+from erq_mm.core.quantizers.uniform import UniformQuantizer
+from erq_mm.core.spec import QuantSpec
 
 HEADS, WIDTH = 2, 8
 
@@ -93,6 +96,29 @@ def test_one_range_costs_less(bits: int) -> None:
         error = rounded(query) @ rounded(key[:, :200]).mT - query @ key[:, :200].mT
         errors.append(float((error - error.mean(-1, keepdim=True)).square().mean()))
     assert errors[1] < 0.5 * errors[0]
+
+
+def test_the_error_of_logits_is_that_of_rounding_one_side_at_a_time() -> None:
+    """Against every pair of tokens: mean over queries and keys of (nq . k)^2, k without its mean, plus (q . nk)^2."""
+    x = operands()[:200] + 5
+    query, key, _ = halves(x)
+    noise = []
+    for part in x.chunk(3, 1)[:2]:
+        quantizer = UniformQuantizer(QuantSpec(4))
+        fit_tensor_(quantizer, part, 1.0)
+        noise.append(halves(torch.cat([quantizer.fake_quantize(part) - part] * 3, 1))[0])
+    first = noise[0] @ (key - key.mean(1, keepdim=True)).mT
+    expected = float((first.square() + (query @ noise[1].mT).square()).mean((1, 2)).sum())
+    assert logit_error(x, ones(x), HEADS, 4) == pytest.approx(expected, rel=1e-6)
+
+
+def test_channels_are_only_scaled_where_a_rotation_would_cost_more() -> None:
+    """Channels of two values each lie on a grid as soon as they are equally wide; sums of them do not."""
+    widths = torch.cat([torch.logspace(-1, 1, 16), torch.logspace(1, -1, 16), torch.ones(16)])
+    x = torch.randn(4000, 48, generator=torch.Generator().manual_seed(5)).sign().double() * widths
+    balance, eye = balanced(x, ones(x), HEADS, 4), torch.eye(WIDTH).bool()
+    assert not balance.maps.masked_fill(eye, 0).any()
+    assert logit_error(balance.apply(x), ones(x), HEADS, 4) < 0.01 * logit_error(x, ones(x), HEADS, 4)
 
 
 def test_single_precision_with_directions_that_are_left_out_is_finite() -> None:
