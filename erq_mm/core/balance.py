@@ -21,7 +21,7 @@ from .clipping import search_clipped_range, search_ends
 
 FLOOR = 1e-6  # of the mean second moment of all heads: directions in which there is nothing are left alone
 NARROWEST = 1e-6  # of the widest channel: channels that are constant are left alone
-COMPARED_ROWS, SEARCHED_VALUES = 2048, 2**16
+SEARCHED_ROWS, SEARCHED_VALUES = 1024, 2**15
 
 
 @dataclass(frozen=True)
@@ -62,23 +62,24 @@ def balanced(outputs: Tensor, weights: Tensor, heads: int, bits: int, has_biases
     """Return coordinates in which rounding costs least; the mean width of the values stays.
 
     Args:
-        outputs: (rows, 3 heads d), queries, keys and values of some tokens, at least one.
+        outputs: (rows, 3 heads d), queries, keys and values of some tokens, at least one; of many some are looked at.
         weights: (rows,), of the tokens.
         heads: how many there are.
         bits: to which they are going to be rounded; widths are those of the ranges of least error.
         has_biases: whether this layer and the one that takes the mixed values have biases for an offset.
     """
+    every = -(-len(outputs) // SEARCHED_ROWS)
+    outputs, weights = outputs[::every], weights[::every]
     query, key, value = outputs.chunk(3, 1)
     share = (weights / weights.sum()).to(outputs.dtype)
     middle = share @ key if has_biases else key.new_zeros(key.shape[1])
     forward, inverse = joint_map(_moments(query, share, heads), _moments(key - middle, share, heads))
     same = torch.eye(forward.shape[-1]).to(forward).expand_as(forward)
-    every = -(-len(outputs) // COMPARED_ROWS)
     found = []
     for maps in (torch.stack([forward, inverse.mT]), torch.stack([same, same])):
         turned = Balance(maps, value.new_ones(value.shape[1]), outputs.new_zeros(1))
         balance = _evened(turned, *search_ends(turned.turn(outputs), weights, bits), has_biases)
-        found.append((logit_error(balance.apply(outputs[::every]), weights[::every], heads, bits), balance))
+        found.append((logit_error(balance.apply(outputs), weights, heads, bits), balance))
     return min(found, key=lambda item: item[0])[1]
 
 
