@@ -9,7 +9,7 @@ alone, and scaling channels against each other can be better: both are rounded a
 
 Nor does the layer behind the mixed values change when channel c of all values is divided by u_c and its column
 multiplied. No softmax sees what all keys have in common, and what all values have comes out of it as it is, for the
-next bias: so both may lie around zero.
+next bias, as long as rows of the quantized softmax sum to one (`log_normalised`): so both may lie around zero.
 """
 
 from dataclasses import dataclass
