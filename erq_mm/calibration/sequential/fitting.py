@@ -168,14 +168,14 @@ class LayerFitter:
         """Change the coordinates of queries, keys and values and of the layer behind; return the target in them."""
         layer, behind = state.layer, self.modules[state.site.mixed_into]
         has_biases = layer.bias is not None and behind.bias is not None
-        bits, taken = state.input_specs[0].bits, behind.weight.double()
-        balance = balanced(target, weights, state.site.heads, bits, has_biases)
+        balance = balanced(target, weights, state.site.heads, state.input_specs[0].bits, has_biases)
         layer.weight.copy_(balance.turn(layer.weight.T.double()).T)
         if layer.bias is not None:
             layer.bias.copy_(balance.apply(layer.bias.double()))
-        behind.weight.copy_(balance.undo(taken))
+        taken = balance.undo(behind.weight.double())
+        behind.weight.copy_(taken)
         if has_biases:
-            behind.bias.add_(balance.owed(balance.undo(taken)))
+            behind.bias.add_(balance.owed(taken))
         return balance.apply(target)
 
 
