@@ -85,7 +85,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
         '--test-images',
         type=int,
         metavar='N',
-        help='evaluate mask and cascade on N generated images, drawn once; the demo has 160',
+        help='evaluate the demo models on N generated images, drawn once; the demos have 160 and 597',
     )
     grid.add_argument('--baseline', help='label of the row that differences are against (default: float)')
     grid.add_argument('--columns', nargs='+', help=f'of the tables: {", ".join(COLUMNS)}')

@@ -1,11 +1,11 @@
 """Models that a grid may call by name: the embedded ones of the demos, and the seven ImageNet models of the papers."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..demo.digits import make_digits
+from ..demo.digits import make_digits, make_test_digits
 from ..demo.shapes import make_shapes, make_test_shapes
 from ..engine.evaluation import load_config
 
@@ -24,16 +24,19 @@ class Demo:
         data: name of its data set, by which the folders of its config and of its images are called.
         file: of its config, without that name, and of its checkpoint.
         make: draws the images into a folder, if they are not there.
-        annotations: where the metric reads them, below the folder; None if they are the folders' names.
-        make_test: draws a test set of any number of images into a folder; None if this data set has no more images.
+        make_test: draws a test set of any number of images into a folder.
+        test_set: what the config of the data set has to say to read a test set.
+        annotations: where the metric reads them, below the folder, the demo's own and those of a test set; None if they
+            are the folders' names.
     """
 
     title: str
     data: str
     file: str
     make: Callable[[Path], None]
-    annotations: str | None = None
-    make_test: Callable[[Path, int], None] | None = None
+    make_test: Callable[[Path, int], None]
+    test_set: Mapping[str, str]
+    annotations: tuple[str, str] | None = None
 
     @property
     def images(self) -> Path:
@@ -62,24 +65,27 @@ class Demo:
         if images == self.images:
             return ()
         loaders = (f'{split}_dataloader.dataset.data_root={images}/' for split in ('train', 'val', 'test'))
-        truth = (f'test_evaluator.ann_file={images}/{self.annotations}',) if self.annotations else ()
-        return *loaders, *truth
+        return *loaders, *self._truth(images, 0)
 
     def test_options(self, root: Path, count: int) -> tuple[str, ...]:
         """Return what makes a test set of `count` images the one that is evaluated."""
         images = Path(os.path.relpath(root / self.test_folder(count)))
-        values = {'data_root': f'{images}/', 'ann_file': TEST_BOXES, 'data_prefix.img': 'test/'}
+        values = {'data_root': f'{images}/', **self.test_set}
         dataset = (f'test_dataloader.dataset.{key}={value}' for key, value in values.items())
-        return *dataset, f'test_evaluator.ann_file={images}/{TEST_BOXES}'
+        return *dataset, *self._truth(images, 1)
+
+    def _truth(self, images: Path, which: int) -> tuple[str, ...]:
+        return (f'test_evaluator.ann_file={images}/{self.annotations[which]}',) if self.annotations else ()
 
 
 BOXES, TEST_BOXES = 'annotations/instances_val.json', 'annotations/instances_test.json'
-SHAPES = {'annotations': BOXES, 'make_test': make_test_shapes}
+SHAPES = (make_shapes, make_test_shapes, {'ann_file': TEST_BOXES, 'data_prefix.img': 'test/'}, (BOXES, TEST_BOXES))
+DIGITS = (make_digits, make_test_digits, {'data_prefix': 'test'})
 DEMO = {
-    'mask': Demo('Mask R-CNN Swin-mini', 'shapes', 'mask-rcnn_swin-mini', make_shapes, **SHAPES),
-    'cascade': Demo('Cascade Mask R-CNN Swin-mini', 'shapes', 'cascade-mask-rcnn_swin-mini', make_shapes, **SHAPES),
-    'deit': Demo('DeiT-mini', 'digits', 'deit-mini', make_digits),
-    'swin': Demo('Swin-mini', 'digits', 'swin-mini', make_digits),
+    'mask': Demo('Mask R-CNN Swin-mini', 'shapes', 'mask-rcnn_swin-mini', *SHAPES),
+    'cascade': Demo('Cascade Mask R-CNN Swin-mini', 'shapes', 'cascade-mask-rcnn_swin-mini', *SHAPES),
+    'deit': Demo('DeiT-mini', 'digits', 'deit-mini', *DIGITS),
+    'swin': Demo('Swin-mini', 'digits', 'swin-mini', *DIGITS),
 }
 TITLES = {name: demo.title for name, demo in DEMO.items()} | IMAGENET
 

@@ -2,7 +2,7 @@
 
 The digits are the 1,797 of 8x8 pixels that come with scikit-learn (E. Alpaydin and C. Kaynak, Optical Recognition of
 Handwritten Digits, UCI 1998). Each is drawn on 32x32 pixels: turned, moved and scaled a little, in a random bright
-colour on a random dark and uneven one, with noise. A digit belongs to train or to val with all of its drawings.
+colour on a random dark and uneven one, with noise. A digit belongs to train or to val with all of its drawings; test sets are further drawings of those of val.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from .generated import write_once
 
 CLASSES = tuple('0123456789')
 SIZE = 32
-VAL_DIGITS = 597  # of 1,797
+DIGITS, VAL_DIGITS = 1797, 597
 DRAWINGS = {'train': 4, 'val': 1}
 FORMAT_VERSION = 1
 PAPER, PEN = (0, 110), (130, 255)  # ranges of the colours, per channel
@@ -33,18 +33,34 @@ def make_digits(root: Path, seed: int = 7, limit: int | None = None) -> None:
         ImportError: scikit-learn is missing.
     """
     stamp = {'version': FORMAT_VERSION, 'seed': seed, 'limit': limit}
-    write_once(Path(root), stamp, lambda unfinished: _write(unfinished, seed, limit))
+
+    def write(unfinished: Path) -> None:
+        for split, members in split_digits(seed).items():
+            drawn = [(index, drawing) for index in members[:limit] for drawing in range(DRAWINGS[split])]
+            _write_split(unfinished / split, drawn, seed)
+
+    write_once(Path(root), stamp, write)
 
 
-def _write(root: Path, seed: int, limit: int | None) -> None:
+def make_test_digits(root: Path, count: int, seed: int = 7) -> None:
+    """Write `root/test/{0..9}/*.png` alone: `count` further drawings of the digits of `val`; raises as `make_digits`.
+
+    Every digit is drawn once before one is drawn again, so a larger set begins with the images of a smaller one.
+    """
+    members, first = split_digits(seed)['val'], DRAWINGS['val']
+    drawn = [(members[number % VAL_DIGITS], first + number // VAL_DIGITS) for number in range(count)]
+    stamp = {'version': FORMAT_VERSION, 'seed': seed, 'test': count}
+    write_once(Path(root), stamp, lambda unfinished: _write_split(unfinished / 'test', drawn, seed))
+
+
+def _write_split(folder: Path, drawn: list[tuple[int, int]], seed: int) -> None:
+    """Write the drawings of digits, (index of the digit, number of its drawing)."""
     digits, labels = load_digits()
-    for split, members in split_digits(len(digits), seed).items():
-        for name in CLASSES:
-            (root / split / name).mkdir(parents=True)
-        for index in members[:limit]:
-            for drawing in range(DRAWINGS[split]):
-                picture = draw_digit(np.random.default_rng([seed, index, drawing]), digits[index])
-                cv2.imwrite(str(root / split / CLASSES[labels[index]] / f'{index:04d}_{drawing}.png'), picture)
+    for name in CLASSES:
+        (folder / name).mkdir(parents=True)
+    for index, drawing in drawn:
+        picture = draw_digit(np.random.default_rng([seed, index, drawing]), digits[index])
+        cv2.imwrite(str(folder / CLASSES[labels[index]] / f'{index:04d}_{drawing}.png'), picture)
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -59,9 +75,9 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
     return bunch.images.astype(np.float32) / 16, bunch.target
 
 
-def split_digits(count: int, seed: int) -> dict[str, list[int]]:
+def split_digits(seed: int) -> dict[str, list[int]]:
     """Return the digits of each split, in random order."""
-    order = np.random.default_rng(seed).permutation(count).tolist()
+    order = np.random.default_rng(seed).permutation(DIGITS).tolist()
     return {'train': order[VAL_DIGITS:], 'val': order[:VAL_DIGITS]}
 
 

@@ -45,7 +45,7 @@ def build(**values: object) -> object:
         ({'seeds': [-1]}, ['-1']),
         ({'test_images': 0}, ['test_images', 'positive integer', '0']),
         ({'test_images': '1000'}, ["'1000'"]),
-        ({'test_images': 9, 'detectors': ['deit']}, ['test_images=9', "['mask', 'cascade']", "'deit'"]),
+        ({'test_images': 9, 'detectors': ['deit-s']}, ['test_images=9', "['mask', 'cascade', ", "'deit-s'"]),
         ({'test_images': 9, 'detectors': [{'config': 'a', 'checkpoint': 'b'}]}, ["'a'", 'another grid']),
         ({'scopes': ['linear']}, ["'linear'", "'linears'"]),
         ({'detectors': ['mask', 'mask']}, ["'mask'", 'twice']),
@@ -131,6 +131,14 @@ def test_a_generated_test_set_replaces_the_demos_own_and_never_shares_cells() ->
     assert cell.name.startswith('mask-test1000_rtn') and Cell.from_dict(json.loads(json.dumps(cell.to_dict()))) == cell
 
 
+def test_a_generated_test_set_of_classes_replaces_the_demos_own() -> None:
+    (detector,) = build(detectors=['deit'], test_images=5970).detectors
+    dataset = detector.load_config().test_dataloader.dataset
+    folder = os.path.relpath(ROOT / 'data/digits-test-5970')
+    assert (dataset.data_root, dataset.data_prefix) == (f'{folder}/', 'test')
+    assert detector.title == 'DeiT-mini, 5,970 test images'
+
+
 def test_a_demos_images_are_drawn_beside_each_other(tmp_path: Path) -> None:
     made = []
     demo = replace(DEMO['mask'], make=made.append, make_test=lambda *arguments: made.append(arguments))
@@ -155,7 +163,8 @@ def test_shipped_grids_are_valid(path: Path) -> None:
     if path.stem.startswith('imagenet_'):
         assert names <= set(IMAGENET) and study.images[0] in (4, 32) and [m.key for m in study.metrics] == ['top1']
     else:
-        assert names == ({'mask'} if path.stem == 'seeds' else {'mask', 'cascade'})  # three seeds of all are long
+        shipped = {'seeds': {'mask'}, 'digits': {'deit', 'swin'}}  # three seeds of all are long
+        assert names == shipped.get(path.stem, {'mask', 'cascade'})
     assert study.cells()
 
 

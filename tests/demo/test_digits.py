@@ -8,14 +8,16 @@ import cv2
 import numpy as np
 import pytest
 
-from erq_mm.demo.digits import CLASSES, DRAWINGS, VAL_DIGITS, draw_digit, make_digits, split_digits
+from erq_mm.demo.digits import (
+    CLASSES, DIGITS, DRAWINGS, VAL_DIGITS, draw_digit, load_digits, make_digits, make_test_digits, split_digits,
+)  # fmt: skip
 
 
 def test_every_digit_is_in_one_split() -> None:
-    splits = split_digits(1797, seed=7)
+    splits = split_digits(seed=7)
     assert len(splits['val']) == VAL_DIGITS
-    assert sorted(splits['train'] + splits['val']) == list(range(1797))
-    assert splits != split_digits(1797, seed=8)
+    assert sorted(splits['train'] + splits['val']) == list(range(DIGITS))
+    assert splits != split_digits(seed=8)
 
 
 def test_folders_are_classes_and_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
@@ -34,6 +36,27 @@ def test_folders_are_classes_and_the_same_seed_gives_the_same_bytes(tmp_path: Pa
     assert (tmp_path / 'first/stamp.json').stat().st_mtime_ns == before
     with pytest.raises(FileExistsError, match='move it away'):
         make_digits(tmp_path / 'first', seed=8, limit=40)
+
+
+def test_a_test_set_is_other_drawings_of_the_val_digits_and_grows_at_its_end(tmp_path: Path) -> None:
+    pytest.importorskip('sklearn', reason='the digits come with scikit-learn, an extra')
+    make_digits(tmp_path / 'digits', limit=3)
+    small, large = tmp_path / 'small', tmp_path / 'large'
+    make_test_digits(small, 3)
+    make_test_digits(large, VAL_DIGITS + 2)
+    drawn, first, val = (
+        {p.relative_to(folder): p.read_bytes() for p in folder.rglob('*.png')}
+        for folder in (large / 'test', small / 'test', tmp_path / 'digits/val')
+    )
+    assert len(drawn) == VAL_DIGITS + 2 and first.items() < drawn.items()
+    assert not set(val.values()) & set(drawn.values())
+    _, labels = load_digits()
+    members = split_digits(seed=7)['val']
+    names = [f'{labels[i]}/{i:04d}_1.png' for i in members] + [f'{labels[i]}/{i:04d}_2.png' for i in members[:2]]
+    assert {str(name) for name in drawn} == set(names)
+    assert {f'{name.parent}/{name.stem[:4]}' for name in val} == {f'{labels[i]}/{i:04d}' for i in members[:3]}
+    with pytest.raises(FileExistsError, match='move it away'):
+        make_test_digits(large, VAL_DIGITS)
 
 
 def test_ink_is_brighter_than_paper() -> None:
