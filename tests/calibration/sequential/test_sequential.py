@@ -238,6 +238,8 @@ def test_bad_options_are_refused(option: dict[str, object]) -> None:
         SequentialOptions(**option)
     with pytest.raises(ValueError, match='no option'):
         resolve_recipe({'type': 'serq', 'dampening': 1})
+    with pytest.raises(ValueError, match="balance=True needs grids='own'"):
+        resolve_recipe({'type': 'serq', 'grids': 'published', 'balance': True})
     with pytest.raises(ValueError, match='grids'):
         resolve_recipe({'type': 'serq', 'grids': 'mine'})
 
