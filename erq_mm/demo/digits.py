@@ -2,7 +2,8 @@
 
 The digits are the 1,797 of 8x8 pixels that come with scikit-learn (E. Alpaydin and C. Kaynak, Optical Recognition of
 Handwritten Digits, UCI 1998). Each is drawn on 32x32 pixels: turned, moved and scaled a little, in a random bright
-colour on a random dark and uneven one, with noise. A digit belongs to train or to val with all of its drawings; test sets are further drawings of those of val.
+colour on a random dark and uneven one, with noise. A digit belongs to train or to val with all of its drawings; test
+sets are further drawings of those of val.
 """
 
 from pathlib import Path

@@ -2,12 +2,13 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..export.backends import BACKENDS, Backend, LayerProof, Session, prove
+from ..export.backends import BACKENDS, Backend, LayerProof, Session, SizedSession, prove
 from ..export.onnx.networks import find_classifier
 from ..export.onnx.parts import BACKBONE, BACKBONE_NECK, BOX, CLASSIFIER, MASK, RPN, Part, roi_heads, write_parts
 from .hook import unwrap
@@ -65,7 +66,7 @@ def deploy_with_backend_(
     precision: str = 'f32',
     threads: int | None = None,
     parts: Collection[str] | None = None,
-    sizes: dict[str, int] | None = None,
+    image_size: tuple[int, int] | None = None,
 ) -> Deployment:
     """Let an engine run backbone and neck, RPN, box and mask heads of a detector, or a whole classifier, in place.
 
@@ -78,14 +79,16 @@ def deploy_with_backend_(
         precision: of everything that is not integer: `f32`, or `bf16` where the engine has it.
         threads: of the engine; None is its own choice.
         parts: names to deploy (`bbox_head` means all stages); None is all.
-        sizes: fixed sizes by name (`height`, `width`) of the backbone's image; None serves any.
+        image_size: height and width of most images as the backbone gets them, padded. OpenVINO is then faster with
+            these; others go on working, on a graph that is loaded when the first one comes.
 
     Raises:
-        ValueError: an unknown backend or part, a model that is not on the CPU, or one that cannot be exported.
+        ValueError: an unknown backend or part, a size that is none, or a model that is not on the CPU or cannot be
+            exported.
         ImportError: the engine is not installed; names the extra.
     """
     _, detector = evaluated_part(unwrap(model))
-    engine = _engine(backend)
+    engine, size = _engine(backend), _checked_size(image_size)
     written, left = write_parts(_on_cpu(detector))
     wanted = {part.name: part for part in written if parts is None or part.name.split('.')[0] in parts}
     unknown = set(parts or ()) - {part.name.split('.')[0] for part in written} - set(left)
@@ -96,7 +99,7 @@ def deploy_with_backend_(
     deployment = Deployment(engine.name, precision, left=left)
     detector.eval()
     for part in wanted.values():
-        session = engine.load(part.model, threads, precision, sizes if part.name in (BACKBONE, BACKBONE_NECK) else None)
+        session = _load(engine, part, threads, precision, size)
         deployment.precision = session.precision
         deployment.parts[part.name] = prove(session, part.account)
         deployment.notes += [f'{part.name}: {note}' for note in session.notes] + part.account.notes
@@ -116,15 +119,38 @@ def register_graph_backends(
 
     @register('openvino')
     def run_in_openvino(
-        model: nn.Module, config: Any, fast_roi_align: bool = True, precision: str = 'f32', threads: int | None = None
+        model: nn.Module,
+        config: Any,
+        fast_roi_align: bool = True,
+        precision: str = 'f32',
+        threads: int | None = None,
+        image_size: tuple[int, int] | None = None,
     ) -> str:
-        return deploy_with_backend_(model, 'openvino', precision, threads).summary + speed_up(model, fast_roi_align)
+        deployment = deploy_with_backend_(model, 'openvino', precision, threads, image_size=image_size)
+        return deployment.summary + speed_up(model, fast_roi_align)
 
     @register('onnxruntime')
     def run_in_onnxruntime(
         model: nn.Module, config: Any, fast_roi_align: bool = True, threads: int | None = None
     ) -> str:
         return deploy_with_backend_(model, 'onnxruntime', threads=threads).summary + speed_up(model, fast_roi_align)
+
+
+def _load(engine: Backend, part: Part, threads: int | None, precision: str, size: tuple[int, int] | None) -> Session:
+    """Return a session of a part: of the backbone, if there is a size, one for that and one for all others."""
+    load_any = partial(engine.load, part.model, threads, precision)
+    if size is None or part.name not in (BACKBONE, BACKBONE_NECK):
+        return load_any()
+    return SizedSession(load_any(dict(zip(('height', 'width'), size, strict=True))), size, load_any)
+
+
+def _checked_size(image_size: Sequence[int] | None) -> tuple[int, int] | None:
+    if image_size is None:
+        return None
+    size = tuple(image_size) if isinstance(image_size, Sequence) else ()
+    if len(size) != 2 or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in size):
+        raise ValueError(f'image_size is height and width, such as (800, 1216), got {image_size!r}')
+    return size
 
 
 def _engine(backend: str | Backend) -> Backend:

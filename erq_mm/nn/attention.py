@@ -12,7 +12,9 @@ from .windows import PaddedWindows, merge, pad_to_windows, partition, region_num
 
 # On a CPU a few windows at a time stay in its cache from the first product to the last; results are the same bits
 WINDOWS_PER_CHUNK = 64
-MASKED = -100.0
+# Added to masked logits. The networks' own is -100, whose exponential is a subnormal float, with which CPUs are ten
+# times as slow; of this it is zero, which changes no bit unless a masked logit is 80 above all that are not masked
+MASKED = -1e4
 
 
 class QuantWindowMSA(nn.Module):

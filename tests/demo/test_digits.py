@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 
 from erq_mm.demo.digits import (
-    CLASSES, DIGITS, DRAWINGS, VAL_DIGITS, draw_digit, load_digits, make_digits, make_test_digits, split_digits,
-)  # fmt: skip
+    CLASSES,
+    DIGITS,
+    DRAWINGS,
+    VAL_DIGITS,
+    draw_digit,
+    load_digits,
+    make_digits,
+    make_test_digits,
+    split_digits,
+)
 
 
 def test_every_digit_is_in_one_split() -> None:

@@ -69,10 +69,11 @@ def detect(model: nn.Module, images: list[dict[str, Any]]) -> list[Any]:
 
 
 def agree(ours: list[Any], theirs: list[Any]) -> None:
-    """Confident detections are the same, up to the codes that round the other way."""
+    """Confident detections are there, up to the codes that round the other way, which moves scores, too."""
     for a, b in zip(ours, theirs, strict=True):
-        a, b = (x[x.scores > 0.8] for x in (a, b))
-        assert len(b) and abs(len(a) - len(b)) <= 1
+        assert abs(int((a.scores > 0.8).sum()) - int((b.scores > 0.8).sum())) <= 1
+        a, b = a[a.scores > 0.7], b[b.scores > 0.8]
+        assert len(b)
         distance = torch.cdist(b.bboxes, a.bboxes, p=torch.inf).min(1)
         assert (distance.values < 3).float().mean() > 0.8
         pairs = [(m, a.masks[i]) for m, i, d in zip(b.masks, distance.indices, distance.values, strict=True) if d < 3]
@@ -101,6 +102,33 @@ def test_no_regions_and_other_sizes(quantized) -> None:
             x = torch.randn(1, 3, *size)
             shapes = [[tuple(level.shape) for level in m.extract_feat(x)] for m in (model, quantized)]
             assert shapes[0] == shapes[1]
+
+
+def assert_integer(proofs: list[Any], engine: str) -> None:
+    """All layers run as integers; of first stages of 64 channels or fewer OpenVINO takes some for too small."""
+    floats = [proof.name for proof in proofs if not proof.is_integer]
+    assert not [name for name in floats if engine != 'openvino' or 'stages.0' not in name and 'patch_embed' not in name]
+
+
+@torch.no_grad()
+def test_one_size_may_be_known_and_others_go_on_working(engine, quantized) -> None:
+    model, any_size = copy.deepcopy(quantized), copy.deepcopy(quantized)
+    deployment = deploy_with_backend_(model, engine, threads=1, image_size=[96, 160])
+    deploy_with_backend_(any_size, engine, threads=1)
+    assert_integer(deployment.parts['backbone_neck'], engine)
+    session = model.backbone.session
+    for size, is_known in (((96, 160), True), ((64, 96), False)):
+        x = torch.randn(1, 3, *size)
+        for ours, theirs in zip(model.extract_feat(x), any_size.extract_feat(x), strict=True):
+            assert (ours - theirs).square().sum() < 1e-3 * theirs.square().sum()  # codes at ties
+        assert (session.any is None) == is_known
+
+
+@pytest.mark.parametrize('size', [800, (800,), (800, 0), ('800', 1216), (True, 1216)])
+def test_a_size_that_is_none_is_refused(quantized, size: Any) -> None:
+    pytest.importorskip('openvino', reason='openvino is not installed')
+    with pytest.raises(ValueError, match=r'image_size is height and width, such as \(800, 1216\)'):
+        deploy_with_backend_(quantized, 'openvino', image_size=size)
 
 
 def test_parts_can_be_chosen_and_faults_are_named(quantized) -> None:

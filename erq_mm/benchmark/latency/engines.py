@@ -22,12 +22,14 @@ class Engine:
         backend: of `deploy_with_backend_`; None stays in torch, `eager` is the integer modules inside torch.
         is_quantized: whether the quantized model runs.
         precision: of what is not integer.
+        knows_size: whether the graph is compiled for the image's size, or for any.
     """
 
     name: str
     backend: str | None
     is_quantized: bool
     precision: str = 'f32'
+    knows_size: bool = True
 
 
 ENGINES = {
@@ -37,8 +39,9 @@ ENGINES = {
         Engine(REFERENCE, 'onnxruntime', False),
         Engine('OV f32', 'openvino', False),
         Engine('OV bf16', 'openvino', False, 'bf16'),
-        Engine('ORT int8', 'onnxruntime', True),
+        Engine('ORT int8', 'onnxruntime', True, knows_size=False),
         Engine('OV int8', 'openvino', True),
+        Engine('OV int8, any size', 'openvino', True, knows_size=False),
         Engine('OV int8 + bf16', 'openvino', True, 'bf16'),
         Engine('eager int8', 'eager', True),
     )
@@ -52,7 +55,7 @@ class Unavailable(RuntimeError):
 def prepare(engine: Engine, model: nn.Module, subject: Subject) -> tuple[nn.Module, Deployment | None]:
     """Return a copy of a model that runs in an engine, and what became of its layers.
 
-    Float models get the image's size, with which engines are fastest; quantized ones serve any, as they are deployed.
+    Engines get the image's size where it makes them faster: ONNX Runtime's integers are not.
 
     Raises:
         Unavailable: naming what is missing.
@@ -67,9 +70,9 @@ def prepare(engine: Engine, model: nn.Module, subject: Subject) -> tuple[nn.Modu
         except ValueError as error:
             raise Unavailable(str(error)) from error
         return model, None
-    sizes = None if engine.is_quantized else dict(height=subject.height, width=subject.width)
+    size = (subject.height, subject.width) if engine.knows_size else None
     try:
-        deployment = deploy_with_backend_(model, engine.backend, engine.precision, threads=1, sizes=sizes)
+        deployment = deploy_with_backend_(model, engine.backend, engine.precision, threads=1, image_size=size)
     except ImportError as error:
         raise Unavailable(str(error)) from error
     if deployment.precision != engine.precision:

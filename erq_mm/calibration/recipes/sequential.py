@@ -37,8 +37,8 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
     )
     if grids == 'published' and step['balance']:
         raise ValueError(
-            "serq balance=True needs grids='own': it moves the values of an attention, which rows of a softmax give back "
-            'only if they sum to one'
+            "serq balance=True needs grids='own': it moves the values of an attention, which its rows give back only "
+            'if they sum to one'
         )
     activations, at_8_bits = (OWN_ACTIVATIONS, {}) if grids == 'own' else (REPQ_ACTIVATIONS, REPQ_AT_8_BITS)
     # its own ranges come of rows, in the end: histograms are for what has none

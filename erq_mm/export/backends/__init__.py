@@ -3,7 +3,8 @@
 from .base import Backend, LayerProof, Session, prove
 from .onnxruntime import OnnxRuntime
 from .openvino import OpenVino
+from .sized import SizedSession
 
 BACKENDS: dict[str, type[Backend]] = {backend.name: backend for backend in (OpenVino, OnnxRuntime)}
 
-__all__ = ['BACKENDS', 'Backend', 'LayerProof', 'Session', 'prove']
+__all__ = ['BACKENDS', 'Backend', 'LayerProof', 'Session', 'SizedSession', 'prove']

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .rewriting import Graph
+from .rewriting import Rewriter
 
 DOMAIN = 'com.microsoft'
 LAST = 2**63 - 1
@@ -33,16 +33,10 @@ def fuse_integer_layers(model: Any, unsigned: Collection[str]) -> Any:
     return writer.model()
 
 
-class _Writer:
+class _Writer(Rewriter):
     def __init__(self, model: Any, unsigned: Collection[str]) -> None:
-        self.graph, self.unsigned = Graph(model), set(unsigned)
-        self.helper, self.numpy = self.graph.onnx.helper, self.graph.onnx.numpy_helper
-        self.replaced: dict[str, list[Any]] = {}  # node name -> nodes in its place
-        self.constants: dict[str, Any] = {}
-        self.users: dict[str, list[Any]] = {}
-        for node in model.graph.node:
-            for value in node.input:
-                self.users.setdefault(value, []).append(node)
+        super().__init__(model)
+        self.unsigned = set(unsigned)
 
     def fuse_linear(self, node: Any, activation: Any, weight: Any) -> None:
         add = self._only_bias(node)
@@ -81,7 +75,7 @@ class _Writer:
         step = self.graph.constant(weight.input[1]).astype(np.float64) * self.graph.constant(activation.input[1])
         steps = np.clip(np.round(self.graph.constant(add.input[1]).reshape(-1) / step), -(2**31), 2**31 - 1)
         name, make, (*before, quantize) = node.name, self.helper.make_node, way
-        bias = self._constant(f'{name}.bias_codes', steps.astype(np.int32))
+        bias = self.constant(f'{name}.bias_codes', steps.astype(np.int32))
         inputs = [
             activation.input[0],
             *activation.input[1:3],
@@ -97,7 +91,7 @@ class _Writer:
         conv.attribute.extend(node.attribute)
         self.replaced |= {other.name: [] for other in (add, *way)} | {name: [conv]}
         if is_clipped:
-            bounds = [self._constant(f'{name}.code{value}', np.array(value, np.uint8)) for value in (low, high)]
+            bounds = [self.constant(f'{name}.code{value}', np.array(value, np.uint8)) for value in (low, high)]
             clip = make('Clip', [f'{name}/codes', *bounds], [quantize.output[0]], name=f'{name}/clip')
             self.replaced[name].append(clip)
 
@@ -137,7 +131,7 @@ class _Writer:
             nodes.append(make('Slice', [x, *ends, *axes], [places[-1]], name=places[-1]))
         nodes.append(make('Concat', places, [f'{name}/rows'], name=f'{name}/rows', axis=3))
         codes, zeros = self._weight_matrix(node, weight)
-        bias = '' if add is None else self._constant(f'{name}.flat_bias', self.graph.constant(add.input[1]).reshape(-1))
+        bias = '' if add is None else self.constant(f'{name}.flat_bias', self.graph.constant(add.input[1]).reshape(-1))
         scales = [activation.input[1], weight.input[1], activation.input[2], zeros, bias]
         nodes += [
             make('MatMulIntegerToFloat', [f'{name}/rows', codes, *scales], [f'{name}/m'], name=name, domain=DOMAIN),
@@ -152,38 +146,23 @@ class _Writer:
         codes = self.graph.constant(dequantize.input[0])
         matrix = codes.transpose(2, 3, 1, 0).reshape(-1, len(codes))
         kind, zero = (np.uint8, 128) if node.name in self.unsigned else (np.int8, 0)
-        moved = self._constant(
+        moved = self.constant(
             f'{node.name}.matrix', np.ascontiguousarray((matrix.astype(np.int16) + zero).astype(kind))
         )
-        return moved, self._constant(f'{node.name}.matrix_zero', np.full(len(codes), zero, kind))
+        return moved, self.constant(f'{node.name}.matrix_zero', np.full(len(codes), zero, kind))
 
     def _integers(self, name: str, values: list[int]) -> str:
-        return self._constant(name, np.array(values, np.int64))
+        return self.constant(name, np.array(values, np.int64))
 
     def model(self) -> Any:
-        """Return the rewritten model, without nodes and constants that nothing uses: the engine would run them."""
-        copy = self.graph.onnx.ModelProto()
-        copy.CopyFrom(self.graph.model)
-        nodes = [new for node in copy.graph.node for new in self.replaced.get(node.name, [node])]
-        needed, kept = {value.name for value in copy.graph.output}, []
-        for node in reversed(nodes):
-            if needed & set(node.output):
-                needed |= set(node.input)
-                kept.append(node)
-        constants = [tensor for tensor in (*copy.graph.initializer, *self.constants.values()) if tensor.name in needed]
-        kept.reverse()
-        for field, values in ((copy.graph.node, kept), (copy.graph.initializer, constants)):
-            values = [type(value).FromString(value.SerializeToString()) for value in values]
-            del field[:]
-            field.extend(values)
-        copy.opset_import.append(self.helper.make_opsetid(DOMAIN, 1))
-        return copy
+        model = super().model()
+        model.opset_import.append(self.helper.make_opsetid(DOMAIN, 1))
+        return model
 
     def _only_bias(self, node: Any) -> Any | None:
         """Return the node that adds the bias, if it is the product's only user."""
-        users = self.users.get(node.output[0], [])
-        is_bias = len(users) == 1 and users[0].op_type == 'Add' and self.graph.constant(users[0].input[1]) is not None
-        return users[0] if is_bias else None
+        add = self.only_user(node.output[0], 'Add')
+        return None if add is None or self.graph.constant(add.input[1]) is None else add
 
     def _weight(self, node: Any, dequantize: Any) -> tuple[str, str]:
         """Return the codes and their zero points, one per output."""
@@ -191,10 +170,6 @@ class _Writer:
             return dequantize.input[0], dequantize.input[2]
         codes = self.graph.constant(dequantize.input[0])
         name = dequantize.input[0]
-        moved = self._constant(f'{name}.unsigned', (codes.astype(np.int16) + 128).astype(np.uint8))
+        moved = self.constant(f'{name}.unsigned', (codes.astype(np.int16) + 128).astype(np.uint8))
         size = len(self.graph.constant(dequantize.input[1]))
-        return moved, self._constant(f'{name}.unsigned_zero', np.full(size, 128, np.uint8))
-
-    def _constant(self, name: str, values: np.ndarray) -> str:
-        self.constants.setdefault(name, self.numpy.from_array(values, name))
-        return name
+        return moved, self.constant(f'{name}.unsigned_zero', np.full(size, 128, np.uint8))

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from ..onnx.dependency import import_onnx
 from .base import Backend, Session, check_precision
-from .cpu import WAY_OUT, saturates
+from .cpu import WAY_OUT, saturates, subnormals_as_zero
 from .fusion import fuse_integer_layers
+from .heads import gather_heads
 from .rewriting import saturating_layers
 
 INTEGER_KERNELS = ('MatMulIntegerToFloat', 'QGemm', 'QLinearConv', 'ConvInteger', 'MatMulInteger', 'QLinearMatMul')
@@ -34,21 +35,21 @@ class OnnxRuntime(Backend):
         self, model: Any, threads: int | None = None, precision: str = 'f32', sizes: dict[str, int] | None = None
     ) -> Session:
         check_precision(precision, ('f32',), self.name)
-        unsigned = saturating_layers(model) if saturates() else []
+        unsigned = _unsigned(model)
         notes = [f'{len(unsigned)} layers with unsigned weights, which is slower: {WHY_UNSIGNED}'] if unsigned else []
-        return OnnxRuntimeSession(fuse_integer_layers(model, unsigned), _options(threads, sizes), notes)
+        return OnnxRuntimeSession(_rewritten(model, unsigned), _options(threads, sizes), notes)
 
     def profile(
         self, model: Any, inputs: Sequence[Tensor], runs: int, threads: int | None = None, precision: str = 'f32'
     ) -> dict[str, float]:
-        unsigned = saturating_layers(model) if saturates() else []
         with tempfile.TemporaryDirectory() as folder:
             options = _options(threads, None)
             options.enable_profiling, options.profile_file_prefix = True, f'{folder}/profile'
-            session = _start(fuse_integer_layers(model, unsigned), options)
+            session = _start(_rewritten(model, _unsigned(model)), options)
             feed = _feed([value.name for value in session.get_inputs()], inputs)
-            for _ in range(runs + 1):
-                session.run(None, feed)
+            with subnormals_as_zero():
+                for _ in range(runs + 1):
+                    session.run(None, feed)
             events = json.loads(Path(session.end_profiling()).read_text())
         kernels = [e for e in events if e.get('cat') == 'Node' and e['name'].endswith('_kernel_time')]
         spent: dict[str, float] = {}
@@ -74,7 +75,9 @@ class OnnxRuntimeSession(Session):
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        return [torch.from_numpy(np.asarray(y)) for y in self._session.run(None, _feed(self._inputs, inputs))]
+        with subnormals_as_zero():
+            outputs = self._session.run(None, _feed(self._inputs, inputs))
+        return [torch.from_numpy(np.asarray(y)) for y in outputs]
 
     def kernels(self) -> dict[str, str]:
         return self._kernels
@@ -84,9 +87,19 @@ class OnnxRuntimeSession(Session):
         return kernel in INTEGER_KERNELS
 
 
+def _unsigned(model: Any) -> list[str]:
+    """Return the layers whose weights have to be unsigned on this CPU."""
+    return saturating_layers(model) if saturates() else []
+
+
+def _rewritten(model: Any, unsigned: list[str]) -> Any:
+    return gather_heads(fuse_integer_layers(model, unsigned))
+
+
 def _options(threads: int | None, sizes: dict[str, int] | None) -> Any:
     options = _import().SessionOptions()
     options.log_severity_level = 3  # errors: it warns that the optimized model is of this machine
+    options.add_session_config_entry('session.set_denormal_as_zero', '1')  # for the threads of its own
     if threads is not None:
         options.intra_op_num_threads = threads
     for name, size in (sizes or {}).items():
@@ -95,7 +108,8 @@ def _options(threads: int | None, sizes: dict[str, int] | None) -> Any:
 
 
 def _start(model: Any, options: Any) -> Any:
-    return _import().InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
+    with subnormals_as_zero():  # the first session of a process would leave its setting to this thread
+        return _import().InferenceSession(model.SerializeToString(), options, providers=['CPUExecutionProvider'])
 
 
 def _feed(names: Sequence[str], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:

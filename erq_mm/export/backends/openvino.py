@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .base import PRECISIONS, Backend, Session, check_precision
 from .cpu import WAY_OUT, saturates
+from .quantizers import write_out_quantizers
 from .rewriting import keep_float, saturating_layers
 
 PRODUCTS = ('FullyConnected', 'Convolution', 'MatMul')
@@ -29,7 +30,7 @@ class OpenVino(Backend):
     def profile(
         self, model: Any, inputs: Sequence[Tensor], runs: int, threads: int | None = None, precision: str = 'f32'
     ) -> dict[str, float]:
-        core, graph, options, _ = _prepare(self.name, model, threads, precision, None)
+        core, graph, options, _ = _prepare(self.name, model, threads, precision, _sizes_of(model, inputs))
         request = core.compile_model(graph, 'CPU', options | {'PERF_COUNT': True}).create_infer_request()
         arrays = [x.contiguous().numpy() for x in inputs]
         request.infer(arrays)
@@ -84,6 +85,8 @@ def _prepare(
     if saturates() and (layers := saturating_layers(model)):
         model = keep_float(model, layers)
         notes = [f'{len(layers)} layers in float: this CPU has no VNNI and would saturate; {WAY_OUT}']
+    if sizes:
+        model = write_out_quantizers(model)  # their arithmetic is fused only where sizes are known
     graph = core.read_model(model.SerializeToString())
     if sizes:
         graph.reshape({value.any_name: _fixed(model, value.any_name, sizes) for value in graph.inputs})
@@ -108,6 +111,13 @@ def _import() -> ModuleType:
             "pip install 'erq_mm[openvino]' (or: pip install openvino onnx)"
         ) from error
     return openvino
+
+
+def _sizes_of(model: Any, inputs: Sequence[Tensor]) -> dict[str, int]:
+    """Return the sizes that inputs give to the named dimensions of a graph."""
+    shapes = (value.type.tensor_type.shape.dim for value in model.graph.input)
+    pairs = (pair for dims, x in zip(shapes, inputs, strict=True) for pair in zip(dims, x.shape, strict=True))
+    return {dim.dim_param: size for dim, size in pairs if dim.dim_param}
 
 
 def _fixed(model: Any, name: str, sizes: dict[str, int]) -> list[int]:

@@ -49,6 +49,54 @@ class Graph:
         return max(1, round(np.log2((high - low) / scale + 1)))
 
 
+class Rewriter:
+    """Puts other nodes into the place of nodes; the model that it is given stays as it is.
+
+    Attributes:
+        graph: lookups in the model.
+        users: value -> the nodes that take it.
+        replaced: name of a node -> the nodes in its place.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.graph = Graph(model)
+        self.helper, self.numpy = self.graph.onnx.helper, self.graph.onnx.numpy_helper
+        self.replaced: dict[str, list[Any]] = {}
+        self._constants: dict[str, Any] = {}
+        self.users: dict[str, list[Any]] = {}
+        for node in model.graph.node:
+            for value in node.input:
+                self.users.setdefault(value, []).append(node)
+
+    def constant(self, name: str, values: NDArray) -> str:
+        """Add a constant, once, and return its name."""
+        self._constants.setdefault(name, self.numpy.from_array(values, name))
+        return name
+
+    def only_user(self, value: str, kind: str) -> Any | None:
+        """Return the node that takes a value, if it is the only one and of a kind."""
+        users = self.users.get(value, [])
+        return users[0] if len(users) == 1 and users[0].op_type == kind else None
+
+    def model(self) -> Any:
+        """Return the rewritten model, without nodes and constants that nothing uses: engines would run them."""
+        copy = self.graph.onnx.ModelProto()
+        copy.CopyFrom(self.graph.model)
+        nodes = [new for node in copy.graph.node for new in self.replaced.get(node.name, [node])]
+        needed, kept = {value.name for value in copy.graph.output}, []
+        for node in reversed(nodes):
+            if needed & set(node.output):
+                needed |= set(node.input)
+                kept.append(node)
+        constants = [tensor for tensor in (*copy.graph.initializer, *self._constants.values()) if tensor.name in needed]
+        kept.reverse()
+        for field, values in ((copy.graph.node, kept), (copy.graph.initializer, constants)):
+            values = [type(value).FromString(value.SerializeToString()) for value in values]
+            del field[:]
+            field.extend(values)
+        return copy
+
+
 def saturating_layers(model: Any) -> list[str]:
     """Return the nodes whose products may exceed 16 bits (see `cpu`)."""
     graph = Graph(model)
