@@ -17,7 +17,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .clipping import search_clipped_range, search_ends
+from .clipping import search_ends, search_tensor_range
+from .quantizers.uniform import decode, encode
 
 FLOOR = 1e-6  # of the mean second moment of all heads: directions in which there is nothing are left alone
 NARROWEST = 1e-6  # of the widest channel: channels that are constant are left alone
@@ -132,12 +133,8 @@ def _moments(rows: Tensor, share: Tensor, heads: int) -> Tensor:
 
 def _rounded(x: Tensor, bits: int) -> Tensor:
     """Return `x` on one uniform grid of least squared error that contains zero."""
-    values = x.reshape(-1)
-    sample = torch.cat([values[:: -(-len(values) // SEARCHED_VALUES)], *(end[None] for end in values.aminmax())])
-    ones = torch.ones_like(sample)
-    grid = search_clipped_range(sample[:, None], ones, bits, contains_zero=True, rows=len(sample))
-    scale, zero_point = (float(number) for number in grid)
-    return ((x / scale).round_() + zero_point).clamp_(0, 2**bits - 1).sub_(zero_point).mul_(scale)
+    scale, zero_point = (number.to(x.dtype) for number in search_tensor_range(x, bits, most=SEARCHED_VALUES))
+    return decode(encode(x, scale, zero_point, 2**bits - 1), scale, zero_point)
 
 
 def _floored(moments: Tensor) -> Tensor:

@@ -64,6 +64,19 @@ def search_clipped_range(
     return affine_parameters(low, high, 2**bits - 1)
 
 
+def search_tensor_range(values: Tensor, bits: int, *, margin: float = 1.0, most: int = 2**18) -> tuple[Tensor, Tensor]:
+    """Return scale and zero point, (1,), of one range for all values, of any shape and at least one; zero is on it.
+
+    Args:
+        margin: as of `search_clipped_range`.
+        most: how many values are searched; all give the extremes.
+    """
+    values = values.reshape(-1)
+    sample = torch.cat([values[:: -(-len(values) // most)], torch.stack(values.aminmax())])[:, None]
+    ones = sample.new_ones(len(sample))
+    return search_clipped_range(sample, ones, bits, margin=margin, contains_zero=True, rows=len(sample))
+
+
 def rescaled(low: Tensor, high: Tensor, factor: float) -> tuple[Tensor, Tensor]:
     """Return the ends of a range made wider or narrower about its middle."""
     middle, half = (low + high) / 2, (high - low) / 2
