@@ -17,6 +17,8 @@ from erq_mm.demo.digits import CLASSES, make_digits
 ROOT = Path(__file__).parent.parent
 MODELS = {'deit': 'deit-mini', 'swin': 'swin-mini'}
 RECIPES = ['rtn', 'repq', 'erq', 'erq_tpami', 'serq']
+# Few rows a column want more damping. Like the papers' lambda it is the model's, chosen on the digits of train
+ERQ = dict(type='erq', lam=0.3)
 BITS = ['W4A4', 'W3A3']
 PICTURES = 8
 
@@ -67,7 +69,8 @@ def run_model(
         quantization = None
         if level:
             common = dict(w_bits=int(level[1]), a_bits=int(level[3]))
-            quantization = common | dict(recipe=recipe, calibration=dict(num_images=args.images, seed=args.seed))
+            chosen = ERQ if recipe == 'erq' else recipe
+            quantization = common | dict(recipe=chosen, calibration=dict(num_images=args.images, seed=args.seed))
         work_dir = args.output / 'digits' / name / f'{recipe}{level and "_" + level.lower()}'
         return predict(str(config), str(checkpoint), recipe, quantization, work_dir, progress, options)
 

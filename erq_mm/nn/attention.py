@@ -59,7 +59,7 @@ class QuantWindowMSA(nn.Module):
             # shape[0], as len() would fix the number of windows in an exported graph
             mask = None if mask is None else mask.repeat(x.shape[0] // mask.shape[0], 1, 1)
             return self.proj_drop(self._attend(x, bias, mask))
-        masks = _WindowMasks(regions, len(x)) if mask is None else _GivenMasks(mask, len(x))
+        masks = WindowMasks(regions, len(x)) if mask is None else _GivenMasks(mask, len(x))
         step = WINDOWS_PER_CHUNK
         parts = [self._attend(part, bias, masks(i * step, len(part))) for i, part in enumerate(x.split(step))]
         return self.proj_drop(torch.cat(parts) if len(parts) > 1 else parts[0])
@@ -86,7 +86,7 @@ def region_mask(regions: Tensor) -> Tensor:
     return (regions[:, None, :] != regions[:, :, None]) * MASKED
 
 
-class _WindowMasks:
+class WindowMasks:
     """The additive masks of ranges of windows; None where no window of the range joins several regions."""
 
     def __init__(self, regions: Tensor | None, num_windows: int) -> None:
@@ -130,13 +130,17 @@ class ShiftedWindows(PaddedWindows):
         height, width = hw_shape
         window, shift = (self.window_size,) * 2, self.shift_size
         padded = self._shifted(query, hw_shape, self.pad_value)
-        regions = None
-        if shift > 0:
-            regions = region_numbers(*padded.shape[1:3], window, (shift, shift), padded.device)
+        regions = self.regions(*padded.shape[1:3], padded.device)
         merged = merge(self.w_msa(partition(padded, window), regions=regions), window, padded.shape)
         if shift > 0:
             merged = torch.roll(merged, (shift, shift), dims=(1, 2))
         return self.drop(merged[:, :height, :width].reshape(images, height * width, channels))
+
+    def regions(self, height: int, width: int, device: torch.device) -> Tensor | None:
+        """Return `region_numbers` of a padded map, (windows, tokens), or None if windows are not shifted."""
+        if self.shift_size == 0:
+            return None
+        return region_numbers(height, width, (self.window_size,) * 2, (self.shift_size,) * 2, device)
 
     def arrange(self, tokens: Tensor, fill: Tensor, hw_shape: tuple[int, int]) -> Tensor:
         """Return tokens, (images, height * width, any), in the order in which the attention sees them.

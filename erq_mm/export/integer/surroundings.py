@@ -3,12 +3,16 @@
 Once the layers are integers, these are most of the rest. Structure is known exactly or left as it is.
 """
 
+from collections.abc import Iterator
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ...nn.attention import QuantWindowMSA
+from ...nn.attention import WINDOWS_PER_CHUNK, QuantWindowMSA, ShiftedWindows, WindowMasks
 from ...nn.recognition import has_own_behaviour, is_exactly
 from ...nn.swap import replace_modules_
+from .modules import IntegerLinear
 
 PATCH_MERGING = 'mmdet.models.layers.transformer.utils.PatchMerging'
 ADAPTIVE_PADDING = 'mmdet.models.layers.transformer.utils.AdaptivePadding'
@@ -20,12 +24,57 @@ class FusedWindowMSA(QuantWindowMSA):
     def _attend(self, x: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
         if self.training:  # the kernel has no dropout like that of `attn_drop`
             return super()._attend(x, bias, mask)
-        windows, tokens = x.shape[:2]
-        query, key, value = self.qkv(x).view(windows, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
+        return self.proj(self.mix(self.qkv(x), bias, mask))
+
+    def mix(self, joint: Tensor, bias: Tensor, mask: Tensor | None) -> Tensor:
+        """Return the mixed values, (windows, tokens, channels), of queries, keys and values, three times as wide."""
+        windows, tokens = joint.shape[:2]
+        heads = self.num_heads, self.embed_dims // self.num_heads
+        query, key, value = joint.view(windows, tokens, 3, *heads).permute(2, 0, 3, 1, 4)
         added = bias if mask is None else bias + mask[:, None]
         added = added.expand(windows, self.num_heads, tokens, tokens)
         mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=added, scale=self.scale)
-        return self.proj(mixed.transpose(1, 2).reshape(windows, tokens, self.embed_dims))
+        return mixed.transpose(1, 2).reshape(windows, tokens, self.embed_dims)
+
+
+class GatheredWindows(ShiftedWindows):
+    """`ShiftedWindows` around two integer layers: codes are gathered into windows and out of them, and not floats.
+
+    Padding, shift, cutting and putting together are one gather of rows each, of a quarter of the memory.
+    """
+
+    def forward(self, query: Tensor, hw_shape: tuple[int, int]) -> Tensor:
+        """Attend; `query` is (images, height * width, channels)."""
+        attention = self.w_msa
+        if self.training or not query.numel():
+            return super().forward(query, hw_shape)
+        into, out = self._rows(hw_shape)
+        height, width = (size + -size % self.window_size for size in hw_shape)
+        regions = self.regions(height, width, query.device)
+        padding, bias = attention.qkv.encode(self.pad_value[None].float()), attention.position_bias()
+        images = []
+        for image in query.detach().float():
+            codes = torch.cat([attention.qkv.encode(image), padding]).index_select(0, into)
+            windows = codes.view(-1, self.window_size**2, codes.shape[1])
+            mixed = torch.cat(list(self._mixed_codes(windows, bias, regions)))
+            images.append(attention.proj.product(mixed.index_select(0, out)))
+        return self.drop(attention.proj_drop(torch.stack(images) if len(images) > 1 else images[0][None]))
+
+    def _mixed_codes(self, windows: Tensor, bias: Tensor, regions: Tensor | None) -> Iterator[Tensor]:
+        """Yield the codes of the mixed values of some windows at a time, (windows * tokens, channels)."""
+        attention, masks = self.w_msa, WindowMasks(regions, len(windows))
+        for number, part in enumerate(windows.split(WINDOWS_PER_CHUNK)):
+            joint = attention.qkv.product(part.flatten(0, 1)).unflatten(0, part.shape[:2])
+            mixed = attention.mix(joint, bias, masks(number * WINDOWS_PER_CHUNK, len(part)))
+            yield attention.proj.encode(mixed.flatten(0, 1))
+
+    def _rows(self, hw_shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Return which token every row of windows is, the number of tokens for padding, and the row of every token."""
+        tokens = hw_shape[0] * hw_shape[1]
+        into = self.arrange(torch.arange(tokens)[None, :, None], torch.tensor([tokens]), hw_shape).flatten()
+        out = torch.empty(tokens + 1, dtype=torch.long)
+        out[into] = torch.arange(len(into))
+        return into, out[:-1]
 
 
 class StridedMerging(nn.Module):
@@ -62,15 +111,34 @@ def speed_up_surroundings_(model: nn.Module) -> list[str]:
     names: list[str] = []
     for name, module in model.named_modules():
         if name and _has_float_products(module):
-            found[module] = FusedWindowMSA.__new__(FusedWindowMSA)
-            found[module].__dict__.update(module.__dict__)
+            found[module] = _of_class(module, FusedWindowMSA)
         elif name and _is_two_by_two(module):
             found[module] = StridedMerging(module)
         else:
             continue
         names.append(name)
     replace_modules_(model, found)
+    gathered = {m: _of_class(m, GatheredWindows) for name, m in model.named_modules() if name and _is_gatherable(m)}
+    replace_modules_(model, gathered)
     return names
+
+
+def _of_class(module: nn.Module, kind: type[nn.Module]) -> nn.Module:
+    """Return the same module, children and state, with the methods of another class."""
+    changed = kind.__new__(kind)
+    changed.__dict__.update(module.__dict__)
+    return changed
+
+
+def _is_gatherable(module: nn.Module) -> bool:
+    """Whether these are windows around a fused attention between two integer layers, without hooks in between."""
+    if type(module) is not ShiftedWindows or has_own_behaviour(module):
+        return False
+    attention = module.w_msa
+    layers = [getattr(attention, name, None) for name in ('qkv', 'proj')]
+    parts = [attention, attention.proj_drop, *layers] if type(attention) is FusedWindowMSA else []
+    is_integer = bool(parts) and all(isinstance(layer, IntegerLinear) for layer in layers)
+    return is_integer and not any(has_own_behaviour(part) for part in parts)
 
 
 def _has_float_products(module: nn.Module) -> bool:

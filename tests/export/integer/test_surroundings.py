@@ -7,8 +7,13 @@ from mmdet.models.layers.transformer.utils import PatchMerging
 from torch import nn
 
 import erq_mm
-from erq_mm.export.integer.surroundings import FusedWindowMSA, StridedMerging, speed_up_surroundings_
-from erq_mm.nn.attention import QuantWindowMSA
+from erq_mm.export.integer.surroundings import (
+    FusedWindowMSA,
+    GatheredWindows,
+    StridedMerging,
+    speed_up_surroundings_,
+)
+from erq_mm.nn.attention import QuantWindowMSA, ShiftedWindows
 
 from ...nn.swin import make_swin
 from ...nn.test_attention import Detector
@@ -42,6 +47,39 @@ def test_swin_with_float_products_is_the_same(size: tuple[int, int]) -> None:
     assert (
         not [name for name in state if 'FusedWindowMSA' in name] and 'backbone.stages.0.downsample.norm.weight' in state
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(56, 56), (100, 132), (60, 36), (28, 20)])
+def test_gathered_windows_are_the_same_bits(size: tuple[int, int]) -> None:
+    """With and without padding and shift, a map smaller than a window, several images, none."""
+    model, image = Detector(make_swin()), torch.randn(2, 3, *size)
+    erq_mm.quantize_(model, lambda m: m(torch.randn(1, 3, 60, 60)), {'type': 'rtn', 'deploy': True}, 7, 8)
+    erq_mm.deploy_(model)
+    gathered = [m for m in model.modules() if type(m) is GatheredWindows]
+    assert len(gathered) == 4 and {m.shift_size for m in gathered} == {0, 3}
+    found = model(image)
+    for module in gathered:
+        module.__class__ = ShiftedWindows
+    for ours, theirs in zip(found, model(image), strict=True):
+        assert torch.equal(ours, theirs)
+    gathered[0].__class__ = GatheredWindows
+    tokens = gathered[0].w_msa.embed_dims
+    assert gathered[0](torch.zeros(0, 12, tokens), (3, 4)).shape == (0, 12, tokens)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('part', ['', 'w_msa', 'w_msa.qkv', 'w_msa.proj'])
+def test_windows_with_hooks_inside_are_not_gathered(part: str) -> None:
+    model = Detector(make_swin())
+    erq_mm.quantize_(model, lambda m: m(torch.randn(1, 3, 60, 60)), {'type': 'rtn', 'deploy': True}, 7, 8)
+    attention, seen = model.backbone.stages[0].blocks[0].attn, []
+    attention.get_submodule(part).register_forward_hook(lambda *_: seen.append(1))
+    erq_mm.deploy_(model)
+    seen.clear()
+    model(torch.randn(1, 3, 56, 56))
+    assert seen == [1]
+    assert sum(type(m) is GatheredWindows for m in model.modules()) == 3
 
 
 def test_quantized_products_stay_as_they_are() -> None:
