@@ -8,6 +8,7 @@ from torch import nn
 from ...engine.backends import BACKENDS as EAGER_BACKENDS
 from ...engine.graph_backends import Deployment, deploy_with_backend_
 from ...engine.roi_align import speed_up_roi_align_
+from ...export.backends.onnxruntime import OnnxRuntime
 from .subjects import Subject
 
 REFERENCE = 'ORT fp32'
@@ -23,6 +24,7 @@ class Engine:
         is_quantized: whether the quantized model runs.
         precision: of what is not integer.
         knows_size: whether the graph is compiled for the image's size, or for any.
+        as_it_comes: of ONNX Runtime, which is the reference so, see `OnnxRuntime`.
     """
 
     name: str
@@ -30,13 +32,15 @@ class Engine:
     is_quantized: bool
     precision: str = 'f32'
     knows_size: bool = True
+    as_it_comes: bool = False
 
 
 ENGINES = {
     engine.name: engine
     for engine in (
         Engine('PyTorch fp32', None, False),
-        Engine(REFERENCE, 'onnxruntime', False),
+        Engine(REFERENCE, 'onnxruntime', False, as_it_comes=True),
+        Engine('ORT fp32, no subnormals', 'onnxruntime', False),
         Engine('OV f32', 'openvino', False),
         Engine('OV bf16', 'openvino', False, 'bf16'),
         Engine('ORT int8', 'onnxruntime', True, knows_size=False),
@@ -72,7 +76,8 @@ def prepare(engine: Engine, model: nn.Module, subject: Subject) -> tuple[nn.Modu
         return model, None
     size = (subject.height, subject.width) if engine.knows_size else None
     try:
-        deployment = deploy_with_backend_(model, engine.backend, engine.precision, threads=1, image_size=size)
+        backend = OnnxRuntime(as_it_comes=True) if engine.as_it_comes else engine.backend
+        deployment = deploy_with_backend_(model, backend, engine.precision, threads=1, image_size=size)
     except ImportError as error:
         raise Unavailable(str(error)) from error
     if deployment.precision != engine.precision:

@@ -4,6 +4,7 @@ import json
 import re
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,14 +28,23 @@ TOKEN = re.compile(r'_token_\d+$')  # what its optimizer adds to names
 
 
 class OnnxRuntime(Backend):
-    """The portable engine."""
+    """The portable engine.
+
+    Args:
+        as_it_comes: take graph and engine as they are, with subnormals: what to compare with.
+    """
 
     name, extra = 'onnxruntime', 'onnxruntime'
+
+    def __init__(self, as_it_comes: bool = False) -> None:
+        self.as_it_comes = as_it_comes
 
     def load(
         self, model: Any, threads: int | None = None, precision: str = 'f32', sizes: dict[str, int] | None = None
     ) -> Session:
         check_precision(precision, ('f32',), self.name)
+        if self.as_it_comes:
+            return OnnxRuntimeSession(model, _options(threads, sizes), [], subnormals=True)
         unsigned = _unsigned(model)
         notes = [f'{len(unsigned)} layers with unsigned weights, which is slower: {WHY_UNSIGNED}'] if unsigned else []
         return OnnxRuntimeSession(_rewritten(model, unsigned), _options(threads, sizes), notes)
@@ -60,12 +70,18 @@ class OnnxRuntime(Backend):
 
 
 class OnnxRuntimeSession(Session):
-    """An inference session; the model itself is not kept."""
+    """An inference session; the model itself is not kept.
+
+    Args:
+        subnormals: compute with them, slowly, in the place of zeros.
+    """
 
     precision = 'f32'
 
-    def __init__(self, model: Any, options: Any, notes: list[str]) -> None:
-        self.notes = notes
+    def __init__(self, model: Any, options: Any, notes: list[str], subnormals: bool = False) -> None:
+        self.notes, self._context = notes, nullcontext if subnormals else subnormals_as_zero
+        if not subnormals:
+            options.add_session_config_entry('session.set_denormal_as_zero', '1')  # for the threads of its own
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / 'optimized.onnx'
             options.optimized_model_filepath = str(path)
@@ -75,7 +91,7 @@ class OnnxRuntimeSession(Session):
         self._inputs = [value.name for value in self._session.get_inputs()]
 
     def run(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        with subnormals_as_zero():
+        with self._context():
             outputs = self._session.run(None, _feed(self._inputs, inputs))
         return [torch.from_numpy(np.asarray(y)) for y in outputs]
 
@@ -99,7 +115,6 @@ def _rewritten(model: Any, unsigned: list[str]) -> Any:
 def _options(threads: int | None, sizes: dict[str, int] | None) -> Any:
     options = _import().SessionOptions()
     options.log_severity_level = 3  # errors: it warns that the optimized model is of this machine
-    options.add_session_config_entry('session.set_denormal_as_zero', '1')  # for the threads of its own
     if threads is not None:
         options.intra_op_num_threads = threads
     for name, size in (sizes or {}).items():
