@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 MODELS = {'deit': 'deit-mini', 'swin': 'swin-mini'}
 RECIPES = ['rtn', 'repq', 'erq', 'erq_tpami', 'serq']
 # Few rows a column want more damping. Like the papers' lambda it is the model's, chosen on the digits of train
-ERQ = dict(type='erq', lam=0.3)
+ERQ = dict(type='erq', lam=1.0)
 BITS = ['W4A4', 'W3A3']
 PICTURES = 8
 

@@ -9,7 +9,7 @@ note = (
     'The damping of `erq` is that of the demo, chosen on the digits of train.'
 )
 detectors = ['deit', 'swin']
-recipes = ['rtn', 'repq', dict(type='erq', lam=0.3, label='erq'), dict(type='erq', label='erq, lam 0.1'), 'serq']
+recipes = ['rtn', 'repq', dict(type='erq', lam=1.0, label='erq'), dict(type='erq', label='erq, lam 0.1'), 'serq']
 bits = ['W3A4', 'W3A3']
 images = [32]
 seeds = [0, 1, 2]
