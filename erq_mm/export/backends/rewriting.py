@@ -111,19 +111,12 @@ def saturating_layers(model: Any) -> list[str]:
 
 def keep_float(model: Any, names: list[str]) -> Any:
     """Return a copy whose named nodes multiply by float weights of the same values; inputs stay quantized."""
-    graph = Graph(model)
-    wanted, weights = set(names), {}
-    for node, _, weight in graph.integer_products():
-        if node.name in wanted:
-            codes, scale = graph.constant(weight.input[0]), graph.constant(weight.input[1])
-            axis = weight.attribute[0].i
+    writer = Rewriter(model)
+    for node, _, weight in writer.graph.integer_products():
+        if node.name in names:
+            codes, scale = (writer.graph.constant(value) for value in weight.input[:2])
             shape = [1] * codes.ndim
-            shape[axis] = -1
-            weights[weight.output[0]] = codes.astype(np.float32) * scale.reshape(shape)
-    copy = graph.onnx.ModelProto()
-    copy.CopyFrom(model)
-    kept = [node for node in copy.graph.node if node.output[0] not in weights]
-    del copy.graph.node[:]
-    copy.graph.node.extend(kept)
-    copy.graph.initializer.extend(graph.onnx.numpy_helper.from_array(v, name) for name, v in weights.items())
-    return copy
+            shape[weight.attribute[0].i] = -1
+            writer.constant(weight.output[0], codes.astype(np.float32) * scale.reshape(shape))
+            writer.replaced[weight.name] = []
+    return writer.model()
