@@ -7,6 +7,8 @@ RECONSTRUCTIONS = ('adaround', 'brecq', 'qdrop', 'pd_quant', 'mgrq', 'aphq', 'do
 
 def small(name: str, **options: object) -> dict[str, object]:
     """Return the recipe of a name with short training."""
+    if name == 'serq_tuned':
+        return {'type': name, 'tuning': 3, **options}
     if name not in RECONSTRUCTIONS:
         return {'type': name, **options}
     return {'type': name, 'preset': 'fast', 'iterations': 5, 'layer_iterations': 5, 'images': 1, **options}

@@ -11,7 +11,7 @@ from .dopq import dopq
 from .fq_vit import fq_vit
 from .ptq4vit import ptq4vit, ptq4vit_channelwise
 from .reconstruction import adaround, aphq, brecq, mgrq, pd_quant, qdrop
-from .sequential import serq
+from .sequential import serq, serq_tuned
 
 RECIPES: dict[str, Callable[..., Recipe]] = {
     'rtn': rtn,
@@ -20,6 +20,7 @@ RECIPES: dict[str, Callable[..., Recipe]] = {
     'erq': erq,
     'erq_tpami': erq_tpami,
     'serq': serq,
+    'serq_tuned': serq_tuned,
     'adaround': adaround,
     'brecq': brecq,
     'qdrop': qdrop,

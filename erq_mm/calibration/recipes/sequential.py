@@ -1,6 +1,6 @@
 """Sequential error reduction, the project's own recipe."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from ..sequential.options import SequentialOptions
@@ -8,6 +8,7 @@ from .base import Recipe
 from .closed_form import REPQ_ACTIVATIONS, REPQ_AT_8_BITS
 
 GRIDS = ('own', 'published')
+TUNING = 100
 OWN_ACTIVATIONS = {
     'post_norm': {'granularity': 'channel'},
     'linear_input': {'grid': 'channel_uniform'},
@@ -44,3 +45,13 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
     # its own ranges come of rows, in the end: histograms are for what has none
     first = {'type': 'fit_activations'} | ({'every': 16} if grids == 'own' and step.get('clipping', True) else {})
     return Recipe('serq', steps=(first, step), activations=activations, at_8_bits=at_8_bits, views=views)
+
+
+def serq_tuned(tuning: int = TUNING, **options: Any) -> Recipe:
+    """`serq`, and a short training of the scales, LayerNorms and biases of every block once its layers are fitted.
+
+    Args:
+        tuning: steps of training of every block, each on one image.
+        options: as of `serq`.
+    """
+    return replace(serq(tuning=tuning, **options), name='serq_tuned')

@@ -2,7 +2,7 @@
 alone on the inputs that its callers are stopped with."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,9 +44,11 @@ class BlockRows:
             it was.
         limit: rows kept of a layer, of all images together.
         seed: of the choice of rows.
+        keeps_outputs: whether `outputs` is wanted.
 
     Attributes:
         order: names of the sites in the order of their first calls.
+        outputs: what the float model's block returned at every stop; empty if they are not wanted.
     """
 
     def __init__(
@@ -59,13 +61,16 @@ class BlockRows:
         advance: Callable[[int], Stop],
         limit: int,
         seed: int,
+        keeps_outputs: bool = False,
     ) -> None:
         self.model, self.reference, self.name = model, reference, name
         self.states = {state.name: state for state in states}
         self.stops, self.limit, self.seed = stops, limit, seed
         self._advance = advance
         self.order: list[str] = []
-        self._float = [self._float_rows(index) for index in range(len(stops))]
+        self.outputs: list[Any] = []
+        with _outputs(reference.get_submodule(name), self.outputs) if keeps_outputs else nullcontext():
+            self._float = [self._float_rows(index) for index in range(len(stops))]
 
     def rows(self, state: SiteState) -> list[Rows]:
         """Return the rows of a layer of every group of images, as the model is quantized now."""
@@ -188,6 +193,16 @@ class _Kept:
     x: Tensor
     stream: Tensor | None = None
     weights: Tensor | None = None
+
+
+@contextmanager
+def _outputs(module: nn.Module, found: list[Any]) -> Iterator[None]:
+    """Append what a module returns while the block runs."""
+    handle = module.register_forward_hook(lambda _module, _args, output: found.append(output))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Fit one layer to its rows: the range of its input, its weight, its codes."""
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +25,8 @@ from .options import SequentialOptions
 from .products import ProductSample, fit_products
 from .ranges import fit_tensor_
 from .rows import Rows
+from .streams import Stop
+from .tuning import BlockCall, tune_block
 
 
 class LayerFitter:
@@ -47,7 +51,7 @@ class LayerFitter:
         self.calibration = calibration
         self.unfitted = {state.name for state in calibration.layers()}
         self.changes: dict[str, Reparameterization] = {}  # of LayerNorms that have been folded
-        self.samples_products = options.clipping
+        self.samples_products, self.tunes_blocks = options.clipping, options.tuning > 0
         self.left_out: list[str] = []
         self.damped: dict[str, float] = {}
         images, views = calibration.task.sources(), len(calibration.task)
@@ -79,6 +83,17 @@ class LayerFitter:
         if state.has_weight and not state.layer.has_quantized_weight:
             state.round_to_nearest_()
         state.activate()
+
+    def tune(self, name: str, states: Sequence[SiteState], stops: Sequence[Stop], outputs: Sequence[Any]) -> None:
+        """Train scales, LayerNorms and biases of a block against what the float model's returns."""
+        started = time.perf_counter()
+        calls = [
+            BlockCall(stop.args, stop.keywords, output, self.options.token_weights)
+            for stop, output in zip(stops, outputs, strict=True)
+        ]
+        tuned = tune_block(self.modules[name], states, calls, self.options.tuning, self.calibration.seed)
+        seconds = time.perf_counter() - started
+        self.calibration.units.append({'name': name} | asdict(tuned) | {'seconds': seconds})
 
     def _fit_input(self, state: SiteState, x: Tensor, weights: Tensor) -> Tensor:
         """Choose the grid of a layer's input and return the rows on it, as its product sees them."""

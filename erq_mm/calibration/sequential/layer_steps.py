@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from ...core.reparameterization import Reparameterization
 from ...core.statistics import input_stats
 from ..state import SiteState
 from .products import ProductSample
 from .rows import Rows
+from .streams import Stop
 
 
 class LayerStepFitter:
@@ -24,6 +26,7 @@ class LayerStepFitter:
 
     changes: Mapping[str, Reparameterization] = MappingProxyType({})
     samples_products = False
+    tunes_blocks = False
 
     def __init__(self, apply: Callable[[SiteState], None], sampled_rows: int, seed: int) -> None:
         self.apply, self.sampled_rows, self.seed = apply, sampled_rows, seed
@@ -44,3 +47,6 @@ class LayerStepFitter:
         if state.has_weight and not state.layer.has_quantized_weight:
             self.apply(state)
         state.activate()
+
+    def tune(self, name: str, states: Sequence[SiteState], stops: Sequence[Stop], outputs: Sequence[Any]) -> None:
+        """Nothing: the steps of these recipes are those of layers."""

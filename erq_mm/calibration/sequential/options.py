@@ -21,6 +21,7 @@ class SequentialOptions:
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
         balance: give queries, keys and values coordinates in which one range serves all channels (`core.balance`).
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
+        tuning: steps in which scales, LayerNorms and biases of every block are trained once its layers are fitted.
     """
 
     rows: int = 8192
@@ -32,10 +33,13 @@ class SequentialOptions:
     token_weights: bool = True
     balance: bool = True
     residual_target: bool = True
+    tuning: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
             raise ValueError(f'sequential rows must be a positive integer, got {self.rows!r}')
+        if isinstance(self.tuning, bool) or not isinstance(self.tuning, int) or self.tuning < 0:
+            raise ValueError(f'sequential tuning must be a whole number of steps, got {self.tuning!r}')
         for name in ('damping', 'code_damping', 'margin'):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -25,10 +25,12 @@ class Fitter(Protocol):
     Attributes:
         changes: LayerNorm -> what has been folded into it on the way, in the quantized model alone.
         samples_products: whether it wants to see operands of products of activations.
+        tunes_blocks: whether it wants to see whole blocks once their layers are fitted.
     """
 
     changes: Mapping[str, Reparameterization]
     samples_products: bool
+    tunes_blocks: bool
 
     def fit(self, state: SiteState, rows: Rows) -> None:
         """Fit and install one layer."""
@@ -38,6 +40,9 @@ class Fitter(Protocol):
 
     def leave(self, state: SiteState) -> None:
         """Quantize a site of which there are no rows."""
+
+    def tune(self, name: str, states: Sequence[SiteState], stops: Sequence[Stop], outputs: Sequence[Any]) -> None:
+        """Improve a whole block, given the calls of the quantized model and the outputs of the float one."""
 
 
 class LayerSequence:
@@ -140,7 +145,10 @@ class LayerSequence:
 
     def _fit_block(self, name: str, stops: list[Stop], advance: Callable[[int], Stop], seed: int) -> None:
         states = {state.name: state for state in self.blocks[name]}
-        block = BlockRows(self.model, self.reference, name, list(states.values()), stops, advance, self.limit, seed)
+        tunes = self.fitter.tunes_blocks
+        block = BlockRows(
+            self.model, self.reference, name, list(states.values()), stops, advance, self.limit, seed, tunes
+        )
         pending: list[SiteState] = []
         for state in (states[site] for site in block.order):
             if not state.has_weight:
@@ -153,6 +161,8 @@ class LayerSequence:
         for state in states.values():
             if state.name not in block.order or state in pending:
                 self.fitter.leave(state)
+        if tunes:
+            self.fitter.tune(name, list(states.values()), stops, block.outputs)
 
     def _fit_products(self, block: BlockRows, states: Sequence[SiteState], until: str, seed: int) -> None:
         samples = {state.name: ProductSample(seed) for state in states}

@@ -72,6 +72,10 @@ class Quantizer(nn.Module, ABC):
     def bounds(self) -> tuple[float | Tensor, float | Tensor]:
         """Return the smallest and the largest value of the grid, numbers or one per channel; beyond, it clips."""
 
+    def coordinates(self, x: Tensor) -> Tensor:
+        """Return `x`, (..., channels), in the coordinates in which its values on the grid are given."""
+        return x
+
     def set_parameters(self, scale: Tensor | float, zero_point: Tensor | float = 0.0) -> None:
         """Store fitted parameters (scalars) in the buffers."""
         self.store(scale=float(scale), zero_point=float(zero_point))

@@ -34,10 +34,10 @@ class ChannelUniformQuantizer(UniformQuantizer):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.is_fitted and not self.is_active:
-            return self.transform(x)
+            return self.coordinates(x)
         return super().forward(x)
 
-    def transform(self, x: Tensor) -> Tensor:
+    def coordinates(self, x: Tensor) -> Tensor:
         """Return y of `x`, (..., channels)."""
         return x / self.ratio.to(x.dtype) - self.shift.to(x.dtype)
 

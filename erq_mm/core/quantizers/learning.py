@@ -59,9 +59,11 @@ class Learner:
         quantizer = self.quantizer
         with torch.no_grad():
             x_q = quantizer.fake_quantize(x.detach())
-        y = StraightThrough.apply(x, self.scale, x_q, *quantizer.bounds(), quantizer.offset)
+            bounds = [quantizer.coordinates(end) for end in quantizer.bounds()]
+        x = quantizer.coordinates(x)
+        y = StraightThrough.apply(x, self.scale, x_q, *bounds, quantizer.offset)
         if not quantizer.scales_negative_values:
-            fixed = StraightThrough.apply(x, self.scale.detach(), x_q, *quantizer.bounds(), quantizer.offset)
+            fixed = StraightThrough.apply(x, self.scale.detach(), x_q, *bounds, quantizer.offset)
             y = torch.where(x < 0, fixed, y)
         if self.drop:
             return torch.where(self.source.mask(x, self.drop), x, y)

@@ -21,6 +21,7 @@ class LogNormalisedQuantizer(Quantizer):
 
     ignores_zeros = True  # masked attention
     scales_negative_values = False
+    learns_scale = False  # the values are not proportional to the octaves
 
     def bounds(self) -> tuple[float, float]:
         return 0.0, 1.0
