@@ -1,6 +1,5 @@
 """Ranges of uniform grids by weighted squared error on rows, each end clipped on its own."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -51,21 +50,18 @@ def search_clipped_range(
     bits: int,
     *,
     margin: float = 1.0,
-    lowest: float = -math.inf,
     contains_zero: bool = False,
     rows: int = SEARCHED_ROWS,
 ) -> tuple[Tensor, Tensor]:
     """Return scale and zero point per column of the range of `search_ends`, widened about its middle.
 
-    A column of one sign, as a ReLU leaves it, is not widened past zero: nothing lies there.
+    A column whose least value is zero, as a ReLU leaves it, is not widened below: nothing lies there.
 
     Args:
         margin: factor by which the range is widened, for values that these rows do not show.
-        lowest: what no value can be below, whatever the rows show.
     """
     low, high = rescaled(*search_ends(x, weights, bits, contains_zero=contains_zero, rows=rows), margin)
-    low = low.clamp(min=lowest).where(x.amin(0) < 0, low.clamp(min=0))
-    high = high.where(x.amax(0) > 0, high.clamp(max=0))
+    low = low.where(x.amin(0) != 0, low.clamp(min=0))
     if contains_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
     return affine_parameters(low, high, 2**bits - 1)

@@ -1,6 +1,5 @@
 """Fit one layer to its rows: the range of its input, its weight, its codes."""
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,7 +11,6 @@ from torch import Tensor, nn
 from ...core.balance import balanced
 from ...core.clipping import search_clipped_range
 from ...core.code_search import search_codes
-from ...core.quantizers.adaptive_log import GELU_MINIMUM
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.reparameterization import Reparameterization, absorb_, constant_channels, fold_
@@ -116,8 +114,7 @@ class LayerFitter:
         spec, histogram = state.input_specs[0], state.histograms[0]
         low, high = x.amin(0).double(), x.amax(0).double()
         if self.options.clipping or histogram.num_channels != x.shape[1]:
-            lowest = -GELU_MINIMUM if state.site.roles == ('post_gelu',) else -math.inf
-            scale, zero_point = search_clipped_range(x, weights, spec.bits, margin=self.margin, lowest=lowest)
+            scale, zero_point = search_clipped_range(x, weights, spec.bits, margin=self.margin)
         else:
             scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
             low, high = histogram.minimum.double(), histogram.maximum.double()
