@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from ..state import SiteState
-from .rows import Rows, choose_rows, pick_rows, row_count, rows_per_image
+from .rows import Rows, choose_rows, pick_rows, row_count, rows_per_image, token_weights
 from .streams import Stop
 
 PAD_WEIGHT = 0.1  # of padded window positions, whose keys and values reach real tokens; as queries they reach nothing
-VARIANCE_FLOOR = 0.02  # of the mean variance
 
 
 class _Reached(Exception):
@@ -136,8 +135,7 @@ class BlockRows:
                 continue
             layer = self.reference.get_submodule(name)
             after = known.stream + torch.nn.functional.linear(known.x, layer.weight, layer.bias)
-            variance = after.var(1, correction=0)
-            weights = 1 / (variance + VARIANCE_FLOOR * variance.mean() + 1e-30)
+            weights = token_weights(after)
             is_real = self._is_real(state, seen, known.chosen)
             known.weights = weights * is_real / (weights * is_real).mean().clamp(min=1e-30)
             for other in self.states.values():  # the layers that the sublayer begins with see the same tokens

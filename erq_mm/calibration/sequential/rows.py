@@ -9,6 +9,7 @@ from torch import Tensor
 from ...nn.layers import QuantConv2d, QuantLayer
 
 ELEMENTS_PER_LAYER = 2**24  # at most this many input values of a layer are kept
+VARIANCE_FLOOR = 0.02  # of the mean variance
 
 
 @dataclass
@@ -78,3 +79,9 @@ def rows_per_image(layer: QuantLayer, limit: int, images: int) -> int:
     """Return how many rows of every image are kept."""
     columns = layer.weight_matrix().shape[1]
     return max(1, min(limit, ELEMENTS_PER_LAYER // columns) // max(images, 1))
+
+
+def token_weights(stream: Tensor) -> Tensor:
+    """Return what errors of the tokens (..., channels) count, (...,): 1 / variance, by which the next norm divides."""
+    variance = stream.var(-1, correction=0)
+    return 1 / (variance + VARIANCE_FLOOR * variance.mean() + 1e-30)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ...core.quantizers import Quantizer
 from ...core.quantizers.learning import Learner, synchronize
 from ...core.random_source import RandomSource
 from ...core.weight_grid import QuantizedWeight, WeightGrid
@@ -17,10 +18,10 @@ from ...nn.layers import QuantLayer
 from ..reconstruction.capture import first_tensor
 from ..state import SiteState, differentiable
 from .damping import held_back
+from .rows import token_weights
 
 RATE = 5e-3  # of Adam, as a share of the mean size of what is trained, falling to zero
 SMALL = 1e-3  # what counts as the size of something smaller, such as biases that are zero
-VARIANCE_FLOOR = 0.02  # of the mean variance
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,7 @@ class BlockCall:
         """Return the mean over tokens of the squared error of the block's output, a scalar."""
         wanted = first_tensor(self.output)
         errors = (first_tensor(block(*self.args, **self.keywords)) - wanted).square().sum(-1)
-        if self.is_weighted:
-            variance = wanted.var(-1, correction=0)
-            errors = errors / (variance + VARIANCE_FLOOR * variance.mean() + 1e-30)
-        return errors.mean()
+        return (errors * token_weights(wanted) if self.is_weighted else errors).mean()
 
 
 @dataclass(frozen=True)
@@ -178,7 +176,7 @@ def _row_factors(layer: QuantLayer) -> Iterator[nn.Parameter]:
 
 
 @contextmanager
-def _learner(quantizer: Any) -> Iterator[Learner]:
+def _learner(quantizer: Quantizer) -> Iterator[Learner]:
     quantizer.learner = Learner(quantizer, quantizer.learns_scale)
     try:
         yield quantizer.learner
