@@ -8,6 +8,7 @@ note = (
     'Every row below `serq` leaves one part out, the last one adds to it. AP on 160 images does not resolve them; the '
     'unexplained variance does.'
 )
+detectors = ['mask']
 recipes = [
     'repq',
     'erq',

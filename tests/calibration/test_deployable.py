@@ -19,7 +19,7 @@ from ..nn.swin import make_swin
 from ..nn.test_attention import Detector
 from .small_recipes import small
 
-DEPLOYABLE = ('rtn', 'repq', 'gptq', 'erq', 'serq', 'adaround', 'qdrop', 'aphq')
+DEPLOYABLE = ('rtn', 'repq', 'gptq', 'erq', 'serq', 'serq_tuned', 'adaround', 'qdrop', 'aphq')
 
 
 def deployed(name: str, **options: object) -> dict[str, object]:
@@ -83,7 +83,7 @@ def test_every_layer_of_a_bare_model_is_ready(name: str, bits: int) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('name', ['erq', 'serq'])
+@pytest.mark.parametrize('name', ['erq', 'serq', 'serq_tuned'])
 def test_swin_keeps_its_function_with_float_products_and_runs_as_integers(name: str) -> None:
     """Windows are padded at this size; the guard of `quantize_` proves the swap and the reparameterization."""
     model, image = Detector(make_swin()), torch.randn(2, 3, 100, 132)
