@@ -171,6 +171,8 @@ def _row_factors(layer: QuantLayer) -> Iterator[nn.Parameter]:
         yield rows.factors
     finally:
         parametrize.remove_parametrizations(layer, 'weight', leave_parametrized=False)
+        if layer.bias is not None:  # behind the weight again, as state dicts of fresh models have it
+            layer.register_parameter('bias', layer._parameters.pop('bias'))
         grid = replace(grid, scale=grid.scale * rows.factors.detach()[:, None].clamp(min=SMALL))
         layer.install_(QuantizedWeight(codes, grid, None))
 
