@@ -48,6 +48,7 @@ def reparameterize(
     value: Tensor | None = None,
     integer_zero_point: bool = True,
     statistic: str = 'mean',
+    table: Tensor | None = None,
 ) -> Reparameterization:
     """Choose the per-tensor quantizer as the mean or the median of the channel-wise ones.
 
@@ -65,6 +66,7 @@ def reparameterize(
         integer_zero_point: round the common zero point, so that the grid contains zero and the pad value; False is the
             published behaviour.
         statistic: `mean` or `median`, of the scales and of the zero points.
+        table: the codes that are levels, ascending; the common zero point is the nearest of them. None: all are.
 
     Raises:
         ValueError: unknown statistic.
@@ -79,6 +81,8 @@ def reparameterize(
         common_scale, common_zero = average(scale[~constant]), average(zero_point[~constant])
     if integer_zero_point:
         common_zero = common_zero.round().clamp(0, max_code)
+    if table is not None:
+        common_zero = table[(table - common_zero).abs().argmin()]
     ratio = scale / common_scale
     # minimum / ratio - common minimum, with minimum = -z s
     shift = common_scale * (common_zero - zero_point)

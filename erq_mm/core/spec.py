@@ -1,19 +1,23 @@
 """What a quantizer looks like, as a value: bits, granularity, grid and range rule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 GRANULARITIES = ('tensor', 'channel', 'row')
 ACTIVATION_GRIDS = (
     'uniform', 'symmetric', 'log_sqrt2', 'log2', 'adaptive_log', 'adaptive_log_gelu', 'tan', 'twin_softmax',
-    'twin_gelu', 'power_of_two_factor', 'pixels', 'channel_uniform', 'log_normalised',
+    'twin_gelu', 'power_of_two_factor', 'pixels', 'channel_uniform', 'levels', 'channel_levels', 'log_normalised',
 )  # fmt: skip
+CHANNEL_GRIDS = ('channel_uniform', 'channel_levels')  # behind a change of variables that the weight takes in
+FOLDED_GRIDS = ('uniform', 'levels')  # of channels whose ranges a LayerNorm takes in
 # of the inputs of integer kernels; the last one stands behind its change of variables
 KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')
+EVEN_GRIDS = {'levels': 'uniform', 'channel_levels': 'channel_uniform'}  # what has a table, and the same without one
 WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 MIN_MAX = (1.0,)
 PIXEL_BITS = 8
+MOST_TABLE_BITS = 5  # of more, levels that lie on a grid of 8 bits are less exact than evenly spaced ones
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,18 @@ class QuantSpec:
             raise ValueError(f'percentiles must be fractions in (0.5, 1], got {self.percentiles!r}')
 
     @property
+    def is_folded(self) -> bool:
+        """Whether every channel has a range of its own, which goes into the LayerNorm before it."""
+        return self.granularity == 'channel' and self.grid in FOLDED_GRIDS
+
+    @property
     def max_code(self) -> int:
         """The largest code, 2**bits - 1."""
         return 2**self.bits - 1
+
+    def with_even_levels(self) -> 'QuantSpec':
+        """Return the spec with evenly spaced levels in place of those of a table, if it has one."""
+        return replace(self, grid=EVEN_GRIDS.get(self.grid, self.grid))
 
 
 def check_bits(name: str, bits: int) -> None:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from ..core.spec import QuantSpec
+from ..core.spec import CHANNEL_GRIDS, QuantSpec
 from .architectures import part_of
 from .layers import QuantConv2d, QuantLayer, QuantLinear
 from .matmul import QuantMatMul
@@ -43,7 +43,7 @@ def swap_(
             continue
         if name in wanted:
             kind = QuantLinear if isinstance(module, nn.Linear) else QuantConv2d
-            create_bias = wanted[name].norm is not None or input_specs[name][0].grid == 'channel_uniform'
+            create_bias = wanted[name].norm is not None or input_specs[name][0].grid in CHANNEL_GRIDS
             replacements[module] = swapped[name] = kind(module, weight_specs[name], input_specs[name][0], create_bias)
         elif _is_replaced(name, module, wanted):
             part = part_of(module)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.spec import ACTIVATION_PERCENTILES, WEIGHT_PERCENTILES, QuantSpec
+from ...core.spec import ACTIVATION_PERCENTILES, MOST_TABLE_BITS, WEIGHT_PERCENTILES, QuantSpec
 from ...nn.structure import ROLES, Site
 from .deployable import DEPLOY_NOTE, check_deployable, why_float_in_deployment, with_kernel_grid
 
@@ -18,7 +18,8 @@ class Recipe:
 
     Attributes:
         activations: role -> fields of `QuantSpec`; roles not named get a per-tensor uniform quantizer.
-        at_8_bits: role -> fields that take their place where the quantizer has 8 bits.
+        at_8_bits: role -> fields that take their place where the quantizer has 8 bits. Grids with a table of levels
+            have evenly spaced ones from 6 bits on, and in kernels.
         weight: fields of `QuantSpec` of all weights.
         weights: role of the input -> further fields of `QuantSpec`, for the weights behind inputs of that role; patch
             merging is not meant by `post_norm` here.
@@ -57,17 +58,14 @@ class Recipe:
 
     def channelwise_roles(self) -> list[str]:
         """Return the roles whose ranges are fitted per channel, and have to be folded into one grid."""
-        return [
-            role
-            for role, spec in self.activations.items()
-            if spec.get('granularity') == 'channel' and spec.get('grid', 'uniform') == 'uniform'
-        ]
+        return [role for role, spec in self.activations.items() if QuantSpec(**{'bits': IMAGE_BITS} | spec).is_folded]
 
     def input_spec(self, role: str, a_bits: int) -> QuantSpec:
         """Return the spec of an activation quantizer; of images with the grid to be used if pixels are not exact."""
         bits = IMAGE_BITS if role == 'image' else a_bits
         fields = {'bits': bits, 'percentiles': ACTIVATION_PERCENTILES} | dict(self.activations.get(role, {}))
-        return QuantSpec(**fields | (dict(self.at_8_bits.get(role, {})) if fields['bits'] == 8 else {}))
+        spec = QuantSpec(**fields | (dict(self.at_8_bits.get(role, {})) if fields['bits'] == 8 else {}))
+        return spec.with_even_levels() if self.deploy or bits > MOST_TABLE_BITS else spec
 
     def has_exact_pixels(self, role: str) -> bool:
         """Whether the recipe wants the levels of the pixels for inputs of a role."""

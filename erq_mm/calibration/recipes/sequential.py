@@ -7,13 +7,23 @@ from ..sequential.options import SequentialOptions
 from .base import Recipe
 from .closed_form import REPQ_ACTIVATIONS, REPQ_AT_8_BITS
 
-GRIDS = ('own', 'published')
 TUNING = 100
-OWN_ACTIVATIONS = {
+UNIFORM_ACTIVATIONS = {
     'post_norm': {'granularity': 'channel'},
     'linear_input': {'grid': 'channel_uniform'},
     'post_gelu': {'grid': 'channel_uniform'},
     'post_softmax': {'grid': 'log_normalised'},
+}
+OWN_ACTIVATIONS = UNIFORM_ACTIVATIONS | {
+    'post_norm': {'granularity': 'channel', 'grid': 'levels'},
+    'linear_input': {'grid': 'channel_levels'},
+    'post_gelu': {'grid': 'channel_levels'},
+    'conv_input': {'grid': 'levels'},
+}
+GRIDS = {
+    'own': (OWN_ACTIVATIONS, {}),
+    'uniform': (UNIFORM_ACTIVATIONS, {}),
+    'published': (REPQ_ACTIVATIONS, REPQ_AT_8_BITS),
 }
 
 
@@ -21,13 +31,14 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
     """Sequential error reduction: every layer is corrected for what the quantized layers before it do to its input.
 
     Args:
-        grids: `own`, a grid of every channel for the inputs of all linear layers and a normalised logarithmic one for
-            the softmax; or `published`, those of RepQ-ViT and ERQ.
+        grids: `own`, for the inputs of all linear layers a grid of every channel whose levels a table of the layer
+            chooses (up to 5 bits; convolutions have such a table, too), and a normalised logarithmic one for the
+            softmax; `uniform`, the same with evenly spaced levels; or `published`, those of RepQ-ViT and ERQ.
         views: with fewer images, altered copies of them make up for what is missing.
         options: fields of `SequentialOptions`.
     """
     if grids not in GRIDS:
-        raise ValueError(f'grids must be one of {GRIDS}, got {grids!r}')
+        raise ValueError(f'grids must be one of {tuple(GRIDS)}, got {grids!r}')
     unknown = sorted(set(options) - {field.name for field in fields(SequentialOptions)})
     if unknown:
         raise ValueError(f'serq has no option {unknown}')
@@ -38,12 +49,12 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
     )
     if grids == 'published' and step['balance']:
         raise ValueError(
-            "serq balance=True needs grids='own': it moves the values of an attention, which its rows give back only "
-            'if they sum to one'
+            "serq balance=True needs grids='own' or 'uniform': it moves the values of an attention, which its rows "
+            'give back only if they sum to one'
         )
-    activations, at_8_bits = (OWN_ACTIVATIONS, {}) if grids == 'own' else (REPQ_ACTIVATIONS, REPQ_AT_8_BITS)
+    activations, at_8_bits = GRIDS[grids]
     # its own ranges come of rows, in the end: histograms are for what has none
-    first = {'type': 'fit_activations'} | ({'every': 16} if grids == 'own' and step.get('clipping', True) else {})
+    first = {'type': 'fit_activations'} | ({'every': 16} if grids != 'published' and step.get('clipping', True) else {})
     return Recipe('serq', steps=(first, step), activations=activations, at_8_bits=at_8_bits, views=views)
 
 

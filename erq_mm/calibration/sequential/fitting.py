@@ -9,15 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ...core.balance import balanced
-from ...core.clipping import search_clipped_range
 from ...core.code_search import search_codes
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
-from ...core.quantizers.uniform import UniformQuantizer
-from ...core.reparameterization import Reparameterization, absorb_, constant_channels, fold_
-from ...core.reparameterization import reparameterize as choose_change
+from ...core.reparameterization import Reparameterization, absorb_, fold_
 from ...core.row_problem import RowProblem
-from ...core.scale_search import search_uniform_range
 from ..state import Calibration, SiteState
+from .channel_grids import ChannelGrid, published_channel_grid, search_channel_grid
 from .damping import choose_damping, divided
 from .options import SequentialOptions
 from .products import ProductSample, fit_products
@@ -98,40 +95,36 @@ class LayerFitter:
         quantizer, spec = state.quantizers()[0], state.input_specs[0]
         if spec.granularity == 'channel' and state.site.norm is not None:
             if state.site.norm not in self.changes:
-                change = self._change(state, x, weights)
-                self._fold(state.site.norm, change)
-                x = change.apply(x)
+                grid = self._channel_grid(state, self.behind[state.site.norm], x, weights)
+                self._fold(state.site.norm, grid)
+                x = grid.change.apply(x)
         elif isinstance(quantizer, ChannelUniformQuantizer):
-            change = self._change(state, x, weights)
-            absorb_(state.layer.weight.data, state.layer.bias.data, change)
-            quantizer.change_(change)
-        elif type(quantizer) is UniformQuantizer and self.options.clipping and state.site.roles != ('image',):
+            grid = self._channel_grid(state, [state], x, weights)
+            absorb_(state.layer.weight.data, state.layer.bias.data, grid.change)
+            grid.install_(quantizer)
+        elif self.options.clipping and state.site.roles != ('image',):
             fit_tensor_(quantizer, x, self.margin)
         return quantizer.fake_quantize(x)
 
-    def _change(self, state: SiteState, x: Tensor, weights: Tensor) -> Reparameterization:
-        """Return the change of variables after which one grid serves all channels."""
+    def _channel_grid(self, state: SiteState, states: Sequence[SiteState], x: Tensor, weights: Tensor) -> ChannelGrid:
+        """Return the change of variables after which one grid serves all channels of the input of `states`."""
         spec, histogram = state.input_specs[0], state.histograms[0]
-        low, high = x.amin(0).double(), x.amax(0).double()
         if self.options.clipping or histogram.num_channels != x.shape[1]:
-            scale, zero_point = search_clipped_range(x, weights, spec.bits, margin=self.margin)
-        else:
-            scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
-            low, high = histogram.minimum.double(), histogram.maximum.double()
-        constant, value = constant_channels(low, high), (low + high) / 2
-        return choose_change(scale, zero_point, spec.max_code, constant=constant, value=value)
+            importance = sum(s.layer.weight_matrix().square().sum(0) for s in states)
+            return search_channel_grid(x, weights, importance, spec, self.margin)
+        return published_channel_grid(histogram, spec)
 
-    def _fold(self, name: str, change: Reparameterization) -> None:
+    def _fold(self, name: str, grid: ChannelGrid) -> None:
         """Change a LayerNorm and all layers behind it, and give these their common grid."""
         norm, states = self.modules[name], self.behind[name]
-        fold_(norm.weight, norm.bias, [(state.layer.weight, state.layer.bias) for state in states], change)
+        fold_(norm.weight, norm.bias, [(state.layer.weight, state.layer.bias) for state in states], grid.change)
         for state in states:
-            state.quantizers()[0].set_parameters(change.scale, change.zero_point)
+            grid.install_(state.quantizers()[0])
         windows = states[0].site.windows
         if windows is not None:
-            self.modules[windows].pad_value.copy_(change.pad_value)
+            self.modules[windows].pad_value.copy_(grid.change.pad_value)
         self.calibration.folded.add(name)
-        self.changes[name] = change
+        self.changes[name] = grid.change
 
     def _damping(self, name: str, first: float, parts: tuple[RowProblem, RowProblem] | None) -> float | None:
         """Return the damping of a layer's correction, None for no correction, and note what images held back say.

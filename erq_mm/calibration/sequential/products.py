@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from ...core.quantizers.log_normalised import LogNormalisedQuantizer
-from ...core.quantizers.uniform import UniformQuantizer
 from ...core.reservoir import Reservoir
 from ..state import SiteState
 from .ranges import fit_tensor_
@@ -63,8 +62,7 @@ def fit_products(states: Sequence[SiteState], samples: Mapping[str, ProductSampl
 def _fit_product(state: SiteState, left: Tensor, right: Tensor, margin: float) -> None:
     operands = left, right
     for index, quantizer in enumerate(state.quantizers()):
-        if type(quantizer) is UniformQuantizer:
-            fit_tensor_(quantizer, operands[index], margin)
+        fit_tensor_(quantizer, operands[index], margin)
     quantizer = state.quantizers()[0]
     if isinstance(quantizer, LogNormalisedQuantizer):
         wanted, errors = left @ right, {}

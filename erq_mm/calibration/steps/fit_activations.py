@@ -68,5 +68,5 @@ def _fit_site(state: SiteState) -> None:
         if histogram.is_empty and not quantizer.ignores_zeros:
             state.report.note = 'no calibration rows: input left float, weights rounded to nearest'
             state.report.a_bits = None
-        elif spec.granularity != 'channel' or spec.grid != 'uniform':
+        elif not spec.is_folded:
             quantizer.fit(histogram)

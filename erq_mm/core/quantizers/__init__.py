@@ -6,6 +6,7 @@ from ..spec import QuantSpec
 from .adaptive_log import AdaptiveLogGeluQuantizer, AdaptiveLogQuantizer
 from .base import Quantizer
 from .channel_uniform import ChannelUniformQuantizer
+from .levels import ChannelLevelsQuantizer, LevelsQuantizer
 from .line_searched import LineSearchedQuantizer
 from .log2 import Log2Quantizer
 from .log_normalised import LogNormalisedQuantizer
@@ -32,6 +33,8 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     'power_of_two_factor': PowerOfTwoFactorQuantizer,
     'pixels': PixelQuantizer,
     'channel_uniform': ChannelUniformQuantizer,
+    'levels': LevelsQuantizer,
+    'channel_levels': ChannelLevelsQuantizer,
     'log_normalised': LogNormalisedQuantizer,
 }
 

@@ -46,10 +46,9 @@ class ChannelUniformQuantizer(UniformQuantizer):
         inverse, offset = 1 / (self.ratio.double() * self._scale), -self.shift.double() / self._scale
         return inverse.to(dtype), offset.to(dtype)
 
-    def fake_quantize(self, x: Tensor) -> Tensor:
+    def steps(self, x: Tensor) -> Tensor:
         inverse, offset = self.per_channel(x.dtype)
-        codes = torch.addcmul(offset, x, inverse).round_()
-        return codes.clamp_(-self._zero_point, self.spec.max_code - self._zero_point).mul_(self._scale)
+        return torch.addcmul(offset, x, inverse).round_().clamp_(-self._zero_point, self.max_code - self._zero_point)
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         return tuple((end + self.shift) * self.ratio for end in super().bounds())

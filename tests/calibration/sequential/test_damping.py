@@ -61,7 +61,7 @@ def test_the_report_says_which_layers(rows: int) -> None:
     parts = {'alpha': nn.Linear(8, 64), 'gelu': nn.GELU(), 'omega': nn.Linear(64, 4)}
     model = nn.Sequential(OrderedDict(parts)).eval()
     task = erq_mm.ClassifierTask([torch.randn(rows, 8) for _ in range(8)])
-    report = erq_mm.quantize_(model, task, 'serq', 3, 3)
+    report = erq_mm.quantize_(model, task, {'type': 'serq', 'grids': 'uniform'}, 3, 3)
     said = set()
     for layer in report.layers:
         first = SequentialOptions().share(layer.rows, model.get_submodule(layer.name).in_features)

@@ -1,0 +1,74 @@
+"""The grid of an input with a scale of its own for every channel, as a change of variables and one grid behind it."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ...core.clipping import search_clipped_range
+from ...core.histogram import Histogram
+from ...core.levels import Levels, even_levels, search_levels
+from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
+from ...core.quantizers.levels import FINE_CODES, LevelsQuantizer
+from ...core.quantizers.uniform import UniformQuantizer
+from ...core.reparameterization import Reparameterization, constant_channels, reparameterize
+from ...core.scale_search import search_uniform_range
+from ...core.spec import EVEN_GRIDS, QuantSpec
+
+
+@dataclass(frozen=True)
+class ChannelGrid:
+    """What the layers behind an input have to be told.
+
+    Attributes:
+        change: the change of variables, with scale and zero point of the grid behind it.
+        table: codes of its levels, (2**bits,); None where all of its codes are.
+    """
+
+    change: Reparameterization
+    table: Tensor | None = None
+
+    def install_(self, quantizer: UniformQuantizer) -> None:
+        """Give a quantizer the grid; one that changes the variables itself the change, too."""
+        if isinstance(quantizer, LevelsQuantizer):
+            quantizer.set_table(self.table)
+        if isinstance(quantizer, ChannelUniformQuantizer):
+            quantizer.change_(self.change)
+        else:
+            quantizer.set_parameters(self.change.scale, self.change.zero_point)
+
+
+def search_channel_grid(x: Tensor, weights: Tensor, importance: Tensor, spec: QuantSpec, margin: float) -> ChannelGrid:
+    """Return the grid of least weighted squared error on rows.
+
+    Args:
+        x: (rows, channels), at least one row. weights: (rows,).
+        importance: (channels,), of the errors of a channel; only levels that all channels share depend on it.
+        spec: of the quantizer.
+        margin: factor by which ranges are widened.
+    """
+    ends = x.amin(0).double(), x.amax(0).double()
+    if spec.grid in EVEN_GRIDS:
+        return _of_levels(search_levels(x, weights, importance, spec.bits, margin=margin), ends)
+    return _of_ranges(*search_clipped_range(x, weights, spec.bits, margin=margin), spec, ends)
+
+
+def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid:
+    """Return the grid of the percentiles of the spec, per channel of the histogram; levels are evenly spaced."""
+    ends = histogram.minimum.double(), histogram.maximum.double()
+    scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
+    if spec.grid in EVEN_GRIDS:
+        return _of_levels(even_levels(scale, zero_point, spec.bits), ends)
+    return _of_ranges(scale, zero_point, spec, ends)
+
+
+def _of_levels(levels: Levels, ends: tuple[Tensor, Tensor]) -> ChannelGrid:
+    constant, value = constant_channels(*ends), sum(ends) / 2
+    change = reparameterize(
+        levels.scale, levels.zero_point, FINE_CODES, constant=constant, value=value, table=levels.table
+    )
+    return ChannelGrid(change, levels.table)
+
+
+def _of_ranges(scale: Tensor, zero_point: Tensor, spec: QuantSpec, ends: tuple[Tensor, Tensor]) -> ChannelGrid:
+    constant, value = constant_channels(*ends), sum(ends) / 2
+    return ChannelGrid(reparameterize(scale, zero_point, spec.max_code, constant=constant, value=value))
