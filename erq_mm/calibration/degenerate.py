@@ -56,9 +56,9 @@ def clipping_watched(model: nn.Module) -> Iterator[Callable[[], dict[str, float]
     def observer(name: str) -> Callable[[UniformQuantizer, tuple[Tensor, ...]], None]:
         @torch.no_grad()
         def see(quantizer: UniformQuantizer, args: tuple[Tensor, ...]) -> None:
-            low, high = quantizer.bounds()
-            margin = 0.5 * float(quantizer.scale)
-            outside = (args[0] < low - margin) | (args[0] > high + margin)
+            low, high = quantizer.limits()
+            x = quantizer.coordinates(args[0])
+            outside = (x < low) | (x > high)
             clipped[name] = clipped.get(name, 0) + outside.sum()
             counts[name] = counts.get(name, 0) + args[0].numel()
 

@@ -64,6 +64,11 @@ class LevelsQuantizer(UniformQuantizer):
         super().derive()
         self._values.copy_((nearest_code(self.table) - self._zero_point) * self._scale)
 
+    def limits(self) -> tuple[float, float]:
+        first, second, *_, before, last = self.table.tolist()
+        low, high = first - (second - first) / 2, last + (last - before) / 2
+        return (low - self._zero_point) * self._scale, (high - self._zero_point) * self._scale
+
     def fit(self, histogram: Histogram) -> None:
         """Fit evenly spaced levels to all values, zero among them; steps that have rows choose others."""
         scale, zero_point = search_uniform_range(histogram, self.spec, contains_zero=True)

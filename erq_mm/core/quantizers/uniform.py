@@ -32,6 +32,10 @@ class UniformQuantizer(Quantizer):
     def bounds(self) -> tuple[float, float]:
         return -self._zero_point * self._scale, (self.max_code - self._zero_point) * self._scale
 
+    def limits(self) -> tuple[float, float]:
+        """Return between which `coordinates` values are rounded and not clipped: half a step beyond the bounds."""
+        return (-0.5 - self._zero_point) * self._scale, (self.max_code + 0.5 - self._zero_point) * self._scale
+
     def observe(self, x: Tensor, histogram: Histogram) -> None:
         histogram.update(x.reshape(-1, x.shape[-1]).T if histogram.num_channels > 1 else x.reshape(1, -1))
 
