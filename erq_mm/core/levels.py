@@ -138,14 +138,14 @@ class _Search:
     def table(self, levels: Levels) -> Levels:
         """Return the levels of Lloyd and Max for all columns, in the units of the given ones."""
         codes = self._codes(levels)
-        low, high = float(codes.min()), float(codes.max())
+        low, high = (float(end) for end in codes.aminmax())
         share = self.weights[:, None] * (self.importance * levels.scale.square()).to(self.x.dtype)
-        largest = float(share.max())
-        if not low < high or not largest > 0:
+        if not low < high or not float(share.max()) > 0:
             return levels
         width = (high - low) / BINS
-        bins = (codes - low).div_(width).to(torch.int32).clamp_(0, BINS - 1).view(-1)
-        counts = torch.bincount(bins, share.mul_(WEIGHT_STEPS / largest).round_().view(-1).double(), BINS).cpu()
+        bins = (codes - low).div_(width).to(torch.int32).clamp_(0, BINS - 1)
+        # in main memory: CUDA sums weights in any order, and refuses to where PyTorch is asked to be deterministic
+        counts = torch.bincount(bins.view(-1).cpu(), share.view(-1).cpu().double(), BINS)
         places = low + width * (torch.arange(BINS, dtype=torch.float64) + 0.5)
         found = lloyd_max(places, counts, levels.table.cpu()).to(levels.scale.device)
         return levels.spanning(found) if bool(found[0] < found[-1]) else levels

@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from ...core.adaround import ROUNDINGS, regularization_beta
-from ...core.quantizers.learning import Learner, synchronize
+from ...core.quantizers.learning import synchronize
 from ...core.random_source import RandomSource
 from ...core.weight_grid import QuantizedWeight, fit_weight_grid
+from ..training import learned, parametrized
 from .options import ReconstructionOptions
 from .units import Unit
 
@@ -57,23 +58,23 @@ class UnitTrainer:
     def __enter__(self) -> 'UnitTrainer':
         options, kind = self.options, ROUNDINGS[self.options.rounding]
         self.roundings = {}
-        for state in self.unit.layers():
-            layer = state.layer
-            rounding = kind(layer.weight, fit_weight_grid(layer.weight_matrix(), layer.weight_spec))
-            self.roundings[state.name] = rounding.to(layer.weight.device)
-            parametrize.register_parametrization(layer, 'weight', rounding)
-        self.learners = []
-        for quantizer in self.unit.quantizers():
-            quantizer.is_active = True
-            quantizer.learner = Learner(quantizer, options.scale_lr > 0 and quantizer.learns_scale, 0.0, self.source)
-            self.learners.append(quantizer.learner)
+        with ExitStack() as stack:
+            for state in self.unit.layers():
+                layer = state.layer
+                rounding = kind(layer.weight, fit_weight_grid(layer.weight_matrix(), layer.weight_spec))
+                self.roundings[state.name] = rounding.to(layer.weight.device)
+                stack.enter_context(parametrized(layer, rounding))
+            for quantizer in self.unit.quantizers():
+                quantizer.is_active = True
+            self.learners = [
+                stack.enter_context(learned(quantizer, options.scale_lr > 0, self.source))
+                for quantizer in self.unit.quantizers()
+            ]
+            self._installed = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for state in self.unit.layers():
-            parametrize.remove_parametrizations(state.layer, 'weight', leave_parametrized=False)
-        for quantizer in self.unit.quantizers():
-            quantizer.learner = None
+        self._installed.close()
 
     def train(self, objective: Objective, advance: Callable[[], Any]) -> Outcome:
         """Minimize the objective; `advance` is called after every iteration."""

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from ...core.quantizers import Quantizer
 from ...core.quantizers.learning import Learner, synchronize
 from ...core.random_source import RandomSource
 from ...core.weight_grid import QuantizedWeight, WeightGrid
 from ...nn.layers import QuantLayer
 from ..reconstruction.capture import first_tensor
 from ..state import SiteState, differentiable
+from ..training import learned, parametrized
 from .damping import held_back
 from .rows import token_weights
 
@@ -146,7 +145,7 @@ def _trained(block: nn.Module, states: Sequence[SiteState]) -> Iterator[_Trained
     with ExitStack() as stack:
         factors = [stack.enter_context(_row_factors(layer)) for layer in layers]
         learners = [
-            stack.enter_context(_learner(quantizer))
+            stack.enter_context(learned(quantizer, learn_scale=True))
             for state in states
             for quantizer in state.quantizers()
             if quantizer.is_fitted and quantizer.is_active
@@ -166,21 +165,9 @@ def _row_factors(layer: QuantLayer) -> Iterator[nn.Parameter]:
     grid = WeightGrid(layer.weight_scale.clone(), layer.weight_zero_point.clone(), layer.weight_spec.max_code)
     codes = grid.encode(layer.weight_matrix())
     rows = RowFactors(layer.weight)
-    parametrize.register_parametrization(layer, 'weight', rows)
     try:
-        yield rows.factors
+        with parametrized(layer, rows):
+            yield rows.factors
     finally:
-        parametrize.remove_parametrizations(layer, 'weight', leave_parametrized=False)
-        if layer.bias is not None:  # behind the weight again, as state dicts of fresh models have it
-            layer.register_parameter('bias', layer._parameters.pop('bias'))
         grid = replace(grid, scale=grid.scale * rows.factors.detach()[:, None].clamp(min=SMALL))
         layer.install_(QuantizedWeight(codes, grid, None))
-
-
-@contextmanager
-def _learner(quantizer: Quantizer) -> Iterator[Learner]:
-    quantizer.learner = Learner(quantizer, quantizer.learns_scale)
-    try:
-        yield quantizer.learner
-    finally:
-        quantizer.learner = None
