@@ -7,13 +7,16 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.quantizers import Quantizer
+from ...core.quantizers.levels import LevelsQuantizer, nearest_code
 from ...core.quantizers.uniform import UniformQuantizer
-from ...core.spec import KERNEL_GRIDS
+from ...core.spec import EVEN_GRIDS, KERNEL_GRIDS
 from ...nn.layers import QuantLayer
 from ...wording import first_of
 
 INT8 = (-128, 127)
 UINT8_CODES = 256
+FINE_BITS = 8  # of the grid on which the levels of a table lie
+GRAPH_GRIDS = (*KERNEL_GRIDS, *EVEN_GRIDS)
 NAMED = 5  # layers in an error
 
 
@@ -23,11 +26,16 @@ class AsymmetricRows(ValueError):
 
 @dataclass(frozen=True)
 class ActivationGrid:
-    """x_q = (clamp(round(x / scale) + zero_point, 0, 2**bits - 1) - zero_point) scale, with an integer zero point."""
+    """x_q = (clamp(round(x / scale) + zero_point, 0, 2**bits - 1) - zero_point) scale, with an integer zero point.
+
+    Attributes:
+        table: of a grid whose levels are some of these codes: for every code the nearest of them; else None.
+    """
 
     scale: float
     zero_point: int
     bits: int
+    table: tuple[int, ...] | None = None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -37,7 +45,8 @@ class ActivationGrid:
     def encode(self, values: NDArray) -> NDArray:
         """Return the codes of values, uint8."""
         codes = np.round(values * np.float32(1 / self.scale)) + self.zero_point
-        return codes.clip(0, 2**self.bits - 1).astype(np.uint8)
+        codes = codes.clip(0, 2**self.bits - 1).astype(np.uint8)
+        return codes if self.table is None else np.array(self.table, np.uint8)[codes]
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,7 @@ def why_no_activation_kernel(quantizer: Quantizer) -> str | None:
     """Return the reason why no kernel takes the codes of a quantizer, or None."""
     if not quantizer.is_active:
         return 'its input is not quantized'
-    if not isinstance(quantizer, UniformQuantizer) or quantizer.spec.grid not in KERNEL_GRIDS:
+    if not isinstance(quantizer, UniformQuantizer) or quantizer.spec.grid not in GRAPH_GRIDS:
         return f'input grid {quantizer.spec.grid!r}: no kernel has it'
     zero_point = quantizer.numbers['zero_point']
     if zero_point != round(zero_point) or not 0 <= zero_point < UINT8_CODES:
@@ -78,7 +87,11 @@ def why_no_activation_kernel(quantizer: Quantizer) -> str | None:
 
 def activation_grid(quantizer: Quantizer) -> ActivationGrid:
     """Return the grid of a quantizer that kernels have (`why_no_activation_kernel` is None)."""
-    return ActivationGrid(quantizer.numbers['scale'], round(quantizer.numbers['zero_point']), quantizer.spec.bits)
+    scale, zero_point = quantizer.numbers['scale'], round(quantizer.numbers['zero_point'])
+    if isinstance(quantizer, LevelsQuantizer):
+        table = tuple(nearest_code(quantizer.table.cpu()).int().tolist())
+        return ActivationGrid(scale, zero_point, FINE_BITS, table)
+    return ActivationGrid(scale, zero_point, quantizer.spec.bits)
 
 
 def fits_int8(layer: QuantLayer) -> bool:

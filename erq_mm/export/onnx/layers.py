@@ -32,6 +32,8 @@ from .supported import Unsupported, expect
 TRANSPOSED = ('torch.nn.modules.conv.ConvTranspose2d', 'mmcv.cnn.bricks.wrappers.ConvTranspose2d')
 BatchNorm = nn.modules.batchnorm._BatchNorm
 
+INT32 = 6  # of onnx.TensorProto, which is not imported before a graph is written
+
 
 class LayerWriter:
     """Writes layers into a graph and keeps the account.
@@ -157,9 +159,16 @@ class LayerWriter:
             if grid.bits < 8:  # QuantizeLinear saturates at 255
                 low, high = (self.graph.constant(np.float32(bound), 'bound') for bound in grid.bounds)
                 source = self.graph.add('Clip', x, low, high, name=f'{x}/clip')
-            return self.graph.add('QuantizeLinear', source, *self._scales(grid), name=f'{x}/quantize')
+            codes = self.graph.add('QuantizeLinear', source, *self._scales(grid), name=f'{x}/quantize')
+            return codes if grid.table is None else self._looked_up(codes, grid.table)
 
         return self.graph.once(('codes', x, grid), write)
+
+    def _looked_up(self, codes: str, table: tuple[int, ...]) -> str:
+        """Return the code of the nearest level for every code of the finer grid, uint8."""
+        values = self.graph.once(('table', table), lambda: self.graph.constant(np.array(table, np.uint8), 'table'))
+        places = self.graph.add('Cast', codes, to=INT32, name=f'{codes}/places')
+        return self.graph.add('Gather', values, places, name=f'{codes}/levels')
 
     def dequantized(self, codes: str, grid: ActivationGrid) -> str:
         """Return the values of codes."""

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import nn
 
+from erq_mm.calibration.sequential.channel_grids import search_channel_grid
+from erq_mm.calibration.sequential.ranges import fit_tensor_
 from erq_mm.core.histogram import Histogram
 from erq_mm.core.pixel_levels import PixelLevels
 from erq_mm.core.quantizers import build_quantizer
@@ -16,7 +18,7 @@ from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.export.backends import prove
 from erq_mm.export.onnx.graph import GraphBuilder
 from erq_mm.export.onnx.layers import LayerWriter
-from erq_mm.nn.layers import QuantLinear
+from erq_mm.nn.layers import QuantConv2d, QuantLinear
 
 from .conftest import graph_of, onnx, quantized_layer, without_products  # noqa: F401
 
@@ -50,6 +52,36 @@ def test_a_grid_per_channel_stands_behind_its_change_of_variables(engine, a_bits
     found = engine.load(model, 1).run([x])[0]
     close = torch.isclose(found, layer(x).detach(), rtol=1e-4, atol=1e-3).all(1)
     assert (~close).sum() <= 2  # a value on a rounding boundary may go either way
+    assert account.layers[0].runs_as == 'integer'
+
+
+@pytest.mark.parametrize('a_bits', [2, 4, 5])
+def test_a_table_of_levels_is_looked_up_and_the_product_one_of_integers(engine, a_bits: int) -> None:
+    """On the finer grid of 8 bits: 4 bits of weights and 8 of inputs fit what CPUs without VNNI add, too."""
+    x = ROWS * torch.logspace(-1, 1.5, 48)
+    grid = search_channel_grid(x, torch.ones(len(x)), torch.ones(48), QuantSpec(a_bits, grid='channel_levels'), 1.0)
+    layer = QuantLinear(nn.Linear(48, 40), QuantSpec(4, 'row'), QuantSpec(a_bits, grid='channel_levels'))
+    absorb_(layer.weight.data, layer.bias.data, grid.change)
+    grid.install_(layer.input_quantizer)
+    layer.input_quantizer.is_active = True
+    layer.install_(round_to_nearest(layer.weight_matrix(), layer.bias, fit_weight_grid(layer.weight_matrix(), SPEC)))
+    model, account = graph_of(layer, ('rows', 48))
+    found = engine.load(model, 1).run([3 * x])[0]
+    close = torch.isclose(found, layer(3 * x).detach(), rtol=1e-4, atol=1e-3).all(1)
+    assert (~close).sum() <= 2  # a value on a rounding boundary may go either way
+    assert account.layers[0].runs_as == 'integer' and account.layers[0].a_bits == a_bits
+
+
+def test_convolution_pads_with_the_level_of_zero(engine) -> None:
+    x = torch.randn(2, 16, 9, 11) + 1
+    layer = QuantConv2d(nn.Conv2d(16, 24, 3, padding=1), SPEC, QuantSpec(3, grid='levels'))
+    fit_tensor_(layer.input_quantizer, x, 1.1)
+    layer.input_quantizer.is_active = True
+    layer.install_(round_to_nearest(layer.weight_matrix(), layer.bias, fit_weight_grid(layer.weight_matrix(), SPEC)))
+    model, account = graph_of(layer, ('n', 16, 'h', 'w'))
+    found, wanted = engine.load(model, 1).run([x])[0], layer(x).detach()
+    off = ~torch.isclose(found, wanted, rtol=1e-4, atol=1e-3)
+    assert float(off.float().mean()) < 0.02  # a value on a rounding boundary may go either way, and has 9 neighbours
     assert account.layers[0].runs_as == 'integer'
 
 
