@@ -9,8 +9,8 @@ ACTIVATION_GRIDS = (
 )  # fmt: skip
 CHANNEL_GRIDS = ('channel_uniform', 'channel_levels')  # behind a change of variables that the weight takes in
 FOLDED_GRIDS = ('uniform', 'levels')  # of channels whose ranges a LayerNorm takes in
-# of the inputs of integer kernels; the last one stands behind its change of variables
-KERNEL_GRIDS = ('uniform', 'symmetric', 'channel_uniform')
+# of the inputs of integer kernels: those of channels stand behind their change of variables
+KERNEL_GRIDS = ('uniform', 'symmetric', 'levels', *CHANNEL_GRIDS)
 EVEN_GRIDS = {'levels': 'uniform', 'channel_levels': 'channel_uniform'}  # what has a table, and the same without one
 WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)

@@ -19,7 +19,7 @@ class Recipe:
     Attributes:
         activations: role -> fields of `QuantSpec`; roles not named get a per-tensor uniform quantizer.
         at_8_bits: role -> fields that take their place where the quantizer has 8 bits. Grids with a table of levels
-            have evenly spaced ones from 6 bits on, and in kernels.
+            have evenly spaced ones from 6 bits on.
         weight: fields of `QuantSpec` of all weights.
         weights: role of the input -> further fields of `QuantSpec`, for the weights behind inputs of that role; patch
             merging is not meant by `post_norm` here.
@@ -65,7 +65,7 @@ class Recipe:
         bits = IMAGE_BITS if role == 'image' else a_bits
         fields = {'bits': bits, 'percentiles': ACTIVATION_PERCENTILES} | dict(self.activations.get(role, {}))
         spec = QuantSpec(**fields | (dict(self.at_8_bits.get(role, {})) if fields['bits'] == 8 else {}))
-        return spec.with_even_levels() if self.deploy or bits > MOST_TABLE_BITS else spec
+        return spec.with_even_levels() if bits > MOST_TABLE_BITS else spec
 
     def has_exact_pixels(self, role: str) -> bool:
         """Whether the recipe wants the levels of the pixels for inputs of a role."""

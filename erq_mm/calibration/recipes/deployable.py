@@ -1,26 +1,26 @@
 """The option `deploy=True` of every recipe: only grids that integer kernels have, so that all layers run as integers.
 
 Kernels multiply uint8 inputs, of one scale and an integer zero point, by int8 weights, of one scale per row and no zero
-point. A scale per channel of an input is in the weight's columns, and it is divided by that as it is encoded. Codes of
-up to 6 bits are that as they are (`code - zero_point` is exact in int8). Wider weights get symmetric rows: of 8 bits
-because the differences reach beyond int8; of 7 because CPUs without VNNI instructions add two products in 16 bits, and
-2 * 255 * 64 fits while 2 * 255 * 127 does not. Products of attention stay float: on CPUs their integer kernels gain
-nothing, and they are what needs logarithmic grids. The image has one fitted scale for all channels: exact pixels would
-need one per channel. Kernels have no table of levels: inputs that have one get evenly spaced levels, searched as such.
+point. A scale per channel of an input is in the weight's columns, and it is divided by that as it is encoded; a table
+of levels is looked up behind that. Codes of up to 6 bits are that as they are (`code - zero_point` is exact in int8).
+Wider weights get symmetric rows: of 8 bits because the differences reach beyond int8; of 7 because CPUs without VNNI
+instructions add two products in 16 bits, and 2 * 255 * 64 fits while 2 * 255 * 127 does not. Products of attention stay
+float: on CPUs their integer kernels gain nothing, and they are what needs logarithmic grids. The image has one fitted
+scale for all channels: exact pixels would need one per channel.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from ...core.spec import EVEN_GRIDS, KERNEL_GRIDS, QuantSpec
+from ...core.spec import KERNEL_GRIDS, QuantSpec
 from ...nn.structure import Site
 
 PRODUCT_ROLES = ('query', 'key', 'value', 'post_softmax')
 ASYMMETRIC_BITS = 6
 DEPLOY_NOTE = (
-    'deploy=True: grids of integer kernels (symmetric rows from 7 bits on, products of attention float, evenly spaced '
-    'levels, one range for the image)'
+    'deploy=True: grids of integer kernels (symmetric rows from 7 bits on, products of attention float, one range for '
+    'the image)'
 )
 WAY_OUT = 'Leave deploy out, or take a recipe of uniform grids, such as erq, repq or rtn'
 
@@ -39,7 +39,7 @@ def check_deployable(
     """
     for role, spec in activations.items():
         grid = spec.get('grid', 'uniform')
-        if role not in PRODUCT_ROLES and EVEN_GRIDS.get(grid, grid) not in KERNEL_GRIDS:
+        if role not in PRODUCT_ROLES and grid not in KERNEL_GRIDS:
             raise ValueError(
                 f'recipe {name!r} cannot be deployed: its inputs of role {role!r} have the grid {grid!r}, integer '
                 f'kernels have {KERNEL_GRIDS}. {WAY_OUT}'

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...core.quantizers import Quantizer
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
+from ...core.quantizers.levels import LevelsQuantizer, nearest_code
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.spec import KERNEL_GRIDS
 from ...core.weight_grid import WeightGrid
@@ -40,6 +41,7 @@ class InputGrid:
 
     Attributes:
         inverse, offset: (channels,), of inputs x that are not y: y / scale = x inverse + offset. None where they are.
+        table: (256,), uint8, of a grid whose levels are some of its 256 codes: for every code the nearest of them.
     """
 
     scale: float
@@ -47,6 +49,7 @@ class InputGrid:
     max_code: int
     inverse: Tensor | None = None
     offset: Tensor | None = None
+    table: Tensor | None = None
 
     def steps(self, x: Tensor) -> Tensor:
         """Return y / scale of inputs whose last dimension is channels, by the simulation's own operations."""
@@ -102,4 +105,5 @@ def input_grid(quantizer: Quantizer) -> InputGrid | str:
     if not 0 <= zero_point <= MAX_ZERO_POINT:
         return f'the zero point of its input, {zero_point:.0f}, is not in 0..{MAX_ZERO_POINT}'
     changed = quantizer.per_channel() if isinstance(quantizer, ChannelUniformQuantizer) else (None, None)
-    return InputGrid(scale, int(zero_point), quantizer.spec.max_code, *changed)
+    table = nearest_code(quantizer.table.cpu()).to(torch.uint8) if isinstance(quantizer, LevelsQuantizer) else None
+    return InputGrid(scale, int(zero_point), quantizer.max_code, *changed, table)

@@ -16,8 +16,8 @@ CHUNK = 2**17  # values that are quantized at a time: 512 KiB stay in the cache 
 def encode_(codes: Tensor, x: Tensor, grid: InputGrid) -> None:
     """Write the codes of `x` into the uint8 tensor `codes`: exactly those that the simulation has.
 
-    clamp(round(y / s), -z, max - z) + z, with the simulation's own operations, in slices of the first dimension, or of
-    the second where one entry of the first is large.
+    clamp(round(y / s), -z, max - z) + z with the simulation's own operations, then the table of levels if the grid has
+    one, in slices of the first dimension, or of the second where one entry of the first is large.
     """
     size = x[:1].numel()
     if size > CHUNK and x.dim() > 2:
@@ -30,6 +30,9 @@ def encode_(codes: Tensor, x: Tensor, grid: InputGrid) -> None:
     for part, values in zip(codes.view(torch.int8).split(step), x.split(step), strict=True):
         part.copy_(grid.steps(values).round_().clamp_(low, high).add_(grid.zero_point - 128))
     codes.bitwise_xor_(128)
+    if grid.table is not None:
+        for part in codes.split(step):
+            part.copy_(grid.table.index_select(0, part.reshape(-1).to(torch.int32)).view(part.shape))
 
 
 class IntegerLayer(QuantizedModule, ABC):

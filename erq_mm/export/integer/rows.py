@@ -117,7 +117,9 @@ def _activated(layers: list[nn.Module]) -> ActivatedLinear | None:
     first, activation, second = layers
     is_exact_gelu = isinstance(activation, nn.GELU) and activation.approximate == 'none'
     name = 'gelu' if is_exact_gelu else 'relu' if isinstance(activation, nn.ReLU) else None
-    if name is None or second.grid.inverse is not None:  # kernels give codes of one scale
+    if (
+        name is None or second.grid.inverse is not None or second.grid.table is not None
+    ):  # kernels give codes of one scale
         return None
     step = ActivatedLinear(first, name, second.grid)
     return step if _is_same(step, activation, second) else None

@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from ...core.quantizers import Quantizer
 from ...core.quantizers.levels import LevelsQuantizer, nearest_code
 from ...core.quantizers.uniform import UniformQuantizer
-from ...core.spec import EVEN_GRIDS, KERNEL_GRIDS
+from ...core.spec import KERNEL_GRIDS
 from ...nn.layers import QuantLayer
 from ...wording import first_of
 
 INT8 = (-128, 127)
 UINT8_CODES = 256
 FINE_BITS = 8  # of the grid on which the levels of a table lie
-GRAPH_GRIDS = (*KERNEL_GRIDS, *EVEN_GRIDS)
 NAMED = 5  # layers in an error
 
 
@@ -77,7 +76,7 @@ def why_no_activation_kernel(quantizer: Quantizer) -> str | None:
     """Return the reason why no kernel takes the codes of a quantizer, or None."""
     if not quantizer.is_active:
         return 'its input is not quantized'
-    if not isinstance(quantizer, UniformQuantizer) or quantizer.spec.grid not in GRAPH_GRIDS:
+    if not isinstance(quantizer, UniformQuantizer) or quantizer.spec.grid not in KERNEL_GRIDS:
         return f'input grid {quantizer.spec.grid!r}: no kernel has it'
     zero_point = quantizer.numbers['zero_point']
     if zero_point != round(zero_point) or not 0 <= zero_point < UINT8_CODES:

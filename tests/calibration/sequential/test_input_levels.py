@@ -1,4 +1,4 @@
-"""Tables of levels in the recipe: where it has them, what they bring, and what deployment has in their place."""
+"""Tables of levels in the recipe: where it has them, what they bring, and the cells of a table."""
 
 import copy
 
@@ -31,18 +31,8 @@ TABLED = {
 def test_where_the_recipe_has_tables(role: str, bits: int) -> None:
     grid = TABLED[role] if bits <= MOST_TABLE_BITS else EVEN_GRIDS[TABLED[role]]
     assert resolve_recipe('serq').input_spec(role, bits).grid == grid
-    for other in ({'deploy': True}, {'grids': 'uniform'}):
-        assert resolve_recipe({'type': 'serq'} | other).input_spec(role, bits).grid == EVEN_GRIDS[TABLED[role]]
-
-
-def test_deployed_it_is_what_it_is_without_tables() -> None:
-    task, models = erq_mm.ClassifierTask(batches()), [mlp() for _ in range(2)]
-    models[1].load_state_dict(models[0].state_dict())
-    for model, grids in zip(models, ('own', 'uniform'), strict=True):
-        erq_mm.quantize_(model, task, {'type': 'serq', 'grids': grids, 'deploy': True}, 4, 4)
-    states = [model.state_dict() for model in models]
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+    assert resolve_recipe({'type': 'serq', 'deploy': True}).input_spec(role, bits).grid == grid
+    assert resolve_recipe({'type': 'serq', 'grids': 'uniform'}).input_spec(role, bits).grid == EVEN_GRIDS[TABLED[role]]
 
 
 def convolutions() -> nn.Sequential:

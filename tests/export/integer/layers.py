@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from erq_mm.core.quantizers.levels import LevelsQuantizer
 from erq_mm.core.spec import QuantSpec
 from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.nn import QuantConv2d, QuantLinear
@@ -27,7 +28,10 @@ def exact(layer: QuantLayer, x: Tensor) -> Tensor:
     """Return the layer's output in float64 from int64 sums, with plain loops over the kernel."""
     quantizer = layer.input_quantizer
     scale, zero_point = quantizer.scale, quantizer.zero_point.long()
-    codes = (torch.round(x * (1 / scale.item())).long() + zero_point).clamp(0, quantizer.spec.max_code) - zero_point
+    if isinstance(quantizer, LevelsQuantizer):  # whose codes have a reference of their own, tests/core/test_levels.py
+        codes = torch.round(quantizer.fake_quantize(x).double() / scale.double()).long()
+    else:
+        codes = (torch.round(x * (1 / scale.item())).long() + zero_point).clamp(0, quantizer.spec.max_code) - zero_point
     weight = torch.round(layer.weight.detach().flatten(1) / layer.weight_scale).long()
     weight = weight.view_as(layer.weight)
     sums = codes @ weight.T if isinstance(layer, QuantLinear) else _convolve(layer, codes, weight)

@@ -7,13 +7,16 @@ import pytest
 import torch
 from torch import nn
 
+from erq_mm.calibration.sequential.channel_grids import search_channel_grid
+from erq_mm.calibration.sequential.ranges import fit_tensor_
 from erq_mm.core.quantizers.channel_uniform import ChannelUniformQuantizer
 from erq_mm.core.quantizers.uniform import encode
-from erq_mm.core.reparameterization import Reparameterization
+from erq_mm.core.reparameterization import Reparameterization, absorb_
 from erq_mm.core.spec import QuantSpec
+from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.export.integer import IntegerConv2d, IntegerLinear, modules
 from erq_mm.export.integer.codes import InputGrid, input_grid, integer_weight
-from erq_mm.nn.layers import QuantLayer
+from erq_mm.nn.layers import QuantConv2d, QuantLayer, QuantLinear
 
 from ...convolutions import CONVOLUTIONS
 from .layers import exact, quantized
@@ -63,6 +66,41 @@ def test_a_grid_per_channel_has_the_codes_of_its_simulation(bits: int) -> None:
     assert torch.equal((codes.float() - grid.zero_point) * grid.scale, quantizer(x.float()))
     steps = torch.randint(-3, 2**bits - 3, (7, 24)).float()
     torch.testing.assert_close(grid.steps(grid.inputs(steps)), steps, atol=1e-3, rtol=0)
+
+
+def tabled(layer: nn.Module, x: torch.Tensor, a_bits: int) -> QuantLayer:
+    """A quantized layer whose input has a table of levels and, of a linear one, a scale per channel."""
+    kind, grid = (QuantLinear, 'channel_levels') if isinstance(layer, nn.Linear) else (QuantConv2d, 'levels')
+    spec = QuantSpec(a_bits, grid=grid)
+    layer = kind(layer, QuantSpec(4, 'row'), spec)
+    if grid == 'levels':
+        fit_tensor_(layer.input_quantizer, x, 1.1)
+    else:
+        found = search_channel_grid(x, torch.ones(len(x)), torch.ones(x.shape[1]), spec, 1.0)
+        absorb_(layer.weight.data, layer.bias.data, found.change)
+        found.install_(layer.input_quantizer)
+    layer.input_quantizer.is_active = True
+    matrix = layer.weight_matrix()
+    layer.install_(round_to_nearest(matrix, layer.bias, fit_weight_grid(matrix, QuantSpec(4, 'row'))))
+    return layer
+
+
+@pytest.mark.parametrize('bits', [2, 3, 4, 5])
+def test_a_table_has_the_codes_of_its_simulation(bits: int) -> None:
+    x = torch.randn(200, 24) * torch.logspace(-2, 2, 24)
+    layer = tabled(nn.Linear(24, 8), x, bits)
+    grid, codes = input_grid(layer.input_quantizer), torch.empty(x.shape, dtype=torch.uint8)
+    modules.encode_(codes, 2 * x, grid)
+    assert len(codes.unique()) <= 2**bits
+    simulated = layer.input_quantizer(2 * x)
+    torch.testing.assert_close((codes.float() - grid.zero_point) * grid.scale, simulated, rtol=1e-6, atol=1e-6)
+    assert_exact(layer, 2 * x)
+
+
+@pytest.mark.parametrize('options', CONVOLUTIONS)
+def test_a_convolution_with_a_table_is_exact(options: dict) -> None:
+    x = torch.randn(2, 5, 13, 17) + 0.5
+    assert_exact(tabled(nn.Conv2d(5, 7, **options), x, 3), x)
 
 
 @pytest.mark.parametrize('w_bits', [2, 4, 5, 6])
