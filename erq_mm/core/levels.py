@@ -18,9 +18,6 @@ BINS = 4096
 ITERATIONS = 300
 STRETCHES = (0.75, 0.85, 0.93, 1.07, 1.15, 1.3)
 MOVES = (-0.8, -0.4, -0.2, 0.2, 0.4, 0.8)  # in steps between evenly spaced levels
-WEIGHT_STEPS = (
-    2**20
-)  # weights in a histogram are whole multiples of this share of the largest: a GPU sums those exactly
 
 
 @dataclass(frozen=True)

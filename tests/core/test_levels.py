@@ -210,3 +210,13 @@ def test_state_and_shapes(grid: str) -> None:
     quantizer.set_scale(quantizer.numbers['scale'] * 2)
     if grid == 'levels':  # scale-equivariant, as training takes for granted
         assert torch.equal(quantizer.fake_quantize(2 * x), 2 * expected)
+
+
+def test_nan_passes_and_infinity_clips() -> None:
+    quantizer = build_quantizer(QuantSpec(2, grid='levels'))
+    quantizer.set_table(torch.tensor([0, 50, 80, 255]))
+    quantizer.set_parameters(0.5, 50.0)
+    x = torch.tensor([torch.nan, torch.inf, -torch.inf, 0.1])
+    torch.testing.assert_close(
+        quantizer.fake_quantize(x), torch.tensor([torch.nan, 102.5, -25.0, 0.0]), equal_nan=True, rtol=0, atol=0
+    )

@@ -43,7 +43,7 @@ class LevelsQuantizer(UniformQuantizer):
     def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
         super().__init__(spec, channels)
         self.register_buffer('table', even_table(spec.bits))
-        self.register_buffer('_values', torch.zeros(FINE_CODES + 1), persistent=False)
+        self.register_buffer('_values', torch.full((FINE_CODES + 2,), torch.nan), persistent=False)
 
     @property
     def max_code(self) -> int:
@@ -62,7 +62,7 @@ class LevelsQuantizer(UniformQuantizer):
 
     def derive(self) -> None:
         super().derive()
-        self._values.copy_((nearest_code(self.table) - self._zero_point) * self._scale)
+        self._values[:-1] = (nearest_code(self.table) - self._zero_point) * self._scale  # the last one is that of NaN
 
     def limits(self) -> tuple[float, float]:
         first, second, *_, before, last = self.table.tolist()
@@ -75,8 +75,9 @@ class LevelsQuantizer(UniformQuantizer):
         self.set_even(scale, zero_point)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
-        codes = self.steps(x).add_(self._zero_point).to(torch.int32)  # a lookup by int64 takes twice as long
-        return self._values.index_select(0, codes.reshape(-1)).view(x.shape).to(x.dtype)
+        codes = self.steps(x).add_(self._zero_point).nan_to_num_(nan=FINE_CODES + 1)
+        places = codes.to(torch.int32)  # a lookup by int64 takes twice as long
+        return self._values.index_select(0, places.reshape(-1)).view(x.shape).to(x.dtype)
 
 
 class ChannelLevelsQuantizer(LevelsQuantizer, ChannelUniformQuantizer):
