@@ -12,6 +12,7 @@ QUANTILES = (0.0, 1e-4, 1e-3, 0.003, 0.01, 0.02, 0.04)
 NARROW_QUANTILE = 0.08  # also tried at 3 bits and below
 FACTORS = (0.8, 0.9, 1.1)
 SEARCHED_ROWS = 2048
+MOST_VALUES = 2**18  # of a tensor that are searched
 
 
 def clip_candidates(bits: int) -> tuple[float, ...]:
@@ -67,15 +68,22 @@ def search_clipped_range(
     return affine_parameters(low, high, 2**bits - 1)
 
 
-def search_tensor_range(values: Tensor, bits: int, *, margin: float = 1.0, most: int = 2**18) -> tuple[Tensor, Tensor]:
+def tensor_sample(values: Tensor, most: int = MOST_VALUES) -> Tensor:
+    """Return evenly chosen values of a tensor of any shape, `most` or fewer, and its extremes, as one column."""
+    values = values.reshape(-1)
+    return torch.cat([values[:: -(-len(values) // most)], torch.stack(values.aminmax())])[:, None]
+
+
+def search_tensor_range(
+    values: Tensor, bits: int, *, margin: float = 1.0, most: int = MOST_VALUES
+) -> tuple[Tensor, Tensor]:
     """Return scale and zero point, (1,), of one range for all values, of any shape and at least one; zero is on it.
 
     Args:
         margin: as of `search_clipped_range`.
         most: how many values are searched; all give the extremes.
     """
-    values = values.reshape(-1)
-    sample = torch.cat([values[:: -(-len(values) // most)], torch.stack(values.aminmax())])[:, None]
+    sample = tensor_sample(values, most)
     ones = sample.new_ones(len(sample))
     return search_clipped_range(sample, ones, bits, margin=margin, contains_zero=True, rows=len(sample))
 

@@ -49,7 +49,7 @@ def search_channel_grid(x: Tensor, weights: Tensor, importance: Tensor, spec: Qu
     ends = x.amin(0).double(), x.amax(0).double()
     if spec.grid in EVEN_GRIDS:
         return _of_levels(search_levels(x, weights, importance, spec.bits, margin=margin), ends)
-    return _of_ranges(*search_clipped_range(x, weights, spec.bits, margin=margin), spec, ends)
+    return _grid(*search_clipped_range(x, weights, spec.bits, margin=margin), spec.max_code, ends)
 
 
 def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid:
@@ -58,17 +58,16 @@ def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid
     scale, zero_point = search_uniform_range(histogram, spec, contains_zero=False)
     if spec.grid in EVEN_GRIDS:
         return _of_levels(even_levels(scale, zero_point, spec.bits), ends)
-    return _of_ranges(scale, zero_point, spec, ends)
+    return _grid(scale, zero_point, spec.max_code, ends)
 
 
 def _of_levels(levels: Levels, ends: tuple[Tensor, Tensor]) -> ChannelGrid:
-    constant, value = constant_channels(*ends), sum(ends) / 2
-    change = reparameterize(
-        levels.scale, levels.zero_point, FINE_CODES, constant=constant, value=value, table=levels.table
-    )
-    return ChannelGrid(change, levels.table)
+    return _grid(levels.scale, levels.zero_point, FINE_CODES, ends, levels.table)
 
 
-def _of_ranges(scale: Tensor, zero_point: Tensor, spec: QuantSpec, ends: tuple[Tensor, Tensor]) -> ChannelGrid:
+def _grid(
+    scale: Tensor, zero_point: Tensor, max_code: int, ends: tuple[Tensor, Tensor], table: Tensor | None = None
+) -> ChannelGrid:
     constant, value = constant_channels(*ends), sum(ends) / 2
-    return ChannelGrid(reparameterize(scale, zero_point, spec.max_code, constant=constant, value=value))
+    change = reparameterize(scale, zero_point, max_code, constant=constant, value=value, table=table)
+    return ChannelGrid(change, table)

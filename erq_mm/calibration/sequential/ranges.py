@@ -1,15 +1,12 @@
 """The range of a tensor on the values that the model quantized so far gives it."""
 
-import torch
 from torch import Tensor
 
-from ...core.clipping import search_tensor_range
+from ...core.clipping import search_tensor_range, tensor_sample
 from ...core.levels import search_levels
 from ...core.quantizers.base import Quantizer
 from ...core.quantizers.levels import LevelsQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
-
-MOST = 2**18  # values in which levels are searched
 
 
 def fit_tensor_(quantizer: Quantizer, values: Tensor, margin: float) -> None:
@@ -26,8 +23,7 @@ def fit_tensor_(quantizer: Quantizer, values: Tensor, margin: float) -> None:
 
 
 def _fit_levels_(quantizer: LevelsQuantizer, values: Tensor, margin: float) -> None:
-    values = values.reshape(-1)
-    sample = torch.cat([values[:: -(-len(values) // MOST)], torch.stack(values.aminmax())])[:, None]
+    sample = tensor_sample(values)
     one, bits = sample.new_ones(1), quantizer.spec.bits
     levels = search_levels(
         sample, one.expand(len(sample)), one, bits, margin=margin, contains_zero=True, rows=len(sample)

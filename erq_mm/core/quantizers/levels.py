@@ -54,6 +54,10 @@ class LevelsQuantizer(UniformQuantizer):
         self.table.copy_(table)
         self.derive()
 
+    def lookup(self) -> Tensor:
+        """Return what kernels look up: the nearest level's code for every code of the finer grid, uint8 (256,)."""
+        return nearest_code(self.table.cpu()).to(torch.uint8)
+
     def set_even(self, scale: Tensor | float, zero_point: Tensor | float) -> None:
         """Take the evenly spaced levels of a uniform grid of the spec's bits that contains zero."""
         self.set_table(even_table(self.spec.bits))

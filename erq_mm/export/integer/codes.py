@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...core.quantizers import Quantizer
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
-from ...core.quantizers.levels import LevelsQuantizer, nearest_code
+from ...core.quantizers.levels import LevelsQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.spec import KERNEL_GRIDS
 from ...core.weight_grid import WeightGrid
@@ -105,5 +105,5 @@ def input_grid(quantizer: Quantizer) -> InputGrid | str:
     if not 0 <= zero_point <= MAX_ZERO_POINT:
         return f'the zero point of its input, {zero_point:.0f}, is not in 0..{MAX_ZERO_POINT}'
     changed = quantizer.per_channel() if isinstance(quantizer, ChannelUniformQuantizer) else (None, None)
-    table = nearest_code(quantizer.table.cpu()).to(torch.uint8) if isinstance(quantizer, LevelsQuantizer) else None
+    table = quantizer.lookup() if isinstance(quantizer, LevelsQuantizer) else None
     return InputGrid(scale, int(zero_point), quantizer.max_code, *changed, table)

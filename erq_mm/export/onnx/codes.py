@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from ...core.quantizers import Quantizer
-from ...core.quantizers.levels import LevelsQuantizer, nearest_code
+from ...core.quantizers.levels import LevelsQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.spec import KERNEL_GRIDS
 from ...nn.layers import QuantLayer
@@ -88,8 +88,7 @@ def activation_grid(quantizer: Quantizer) -> ActivationGrid:
     """Return the grid of a quantizer that kernels have (`why_no_activation_kernel` is None)."""
     scale, zero_point = quantizer.numbers['scale'], round(quantizer.numbers['zero_point'])
     if isinstance(quantizer, LevelsQuantizer):
-        table = tuple(nearest_code(quantizer.table.cpu()).int().tolist())
-        return ActivationGrid(scale, zero_point, FINE_BITS, table)
+        return ActivationGrid(scale, zero_point, FINE_BITS, tuple(quantizer.lookup().tolist()))
     return ActivationGrid(scale, zero_point, quantizer.spec.bits)
 
 
