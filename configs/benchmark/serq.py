@@ -15,6 +15,7 @@ recipes = [
     dict(type='erq', inputs='quantized', label='erq, sequential inputs'),
     'serq',
     dict(type='serq', grids='uniform', label='evenly spaced levels'),
+    dict(type='serq', dealing=False, label='units not dealt'),
     dict(type='serq', grids='published', label='grids of ERQ'),
     dict(type='serq', correct=False, label='codes only'),
     dict(type='serq', token_weights=False, label='all tokens alike'),

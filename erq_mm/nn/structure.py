@@ -12,6 +12,7 @@ from torch import nn
 
 from .architectures import Input, part_of
 from .architectures.base import LAYER_NORM
+from .hidden_units import HiddenUnits
 from .layers import QuantizedModule, why_not_quantizable
 from .recognition import is_exactly
 from .usage import Usage, parameter_owners
@@ -43,6 +44,7 @@ class Site:
         mixed_into: name of the layer that takes the mixed values, where queries, keys and values can be given other
             coordinates in every head.
         heads: how many there are, if so.
+        units: what is behind its outputs, if they are hidden units.
         aliases: further names of the layer, of a module that stands in several places.
     """
 
@@ -57,6 +59,7 @@ class Site:
     is_qkv: bool = False
     mixed_into: str | None = None
     heads: int = 0
+    units: HiddenUnits | None = None
     aliases: tuple[str, ...] = ()
 
 
@@ -206,7 +209,7 @@ class _Finder:
         return Site(
             name, kind, (given.role,), given.norm, windows, _enclosing(name, self.blocks), stream,
             name in self.merging, name in self.qkv, *self.mixed_into.get(name, (None, 0)),
-            tuple(self.aliases.get(name, ())),
+            None if self.usage is None else self.usage.hidden_units.get(name), tuple(self.aliases.get(name, ())),
         )  # fmt: skip
 
     def _product_sites(self, name: str) -> Iterator[Site]:

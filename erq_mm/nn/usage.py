@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from .hidden_units import HiddenUnits, UnitTracker
+from .tensors import nested_tensors, storage_key
+
 PRODUCTS = {
     'mm', 'bmm', 'addmm', 'baddbmm', 'matmul', 'linear', 'convolution', '_scaled_dot_product_flash_attention_for_cpu',
     '_scaled_dot_product_flash_attention', '_scaled_dot_product_efficient_attention',
@@ -36,12 +39,14 @@ class Usage:
         users: parameter -> modules whose own code used its values, with the kernels that did.
         consumers: LayerNorm -> modules whose own code took its output.
         products: module -> products of two activations in its own code, by kernel.
+        hidden_units: linear layer -> what is behind its outputs, if they are hidden units.
     """
 
     calls: Counter[str] = field(default_factory=Counter)
     users: dict[str, dict[str, set[str]]] = field(default_factory=lambda: defaultdict(lambda: defaultdict(set)))
     consumers: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
     products: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    hidden_units: dict[str, HiddenUnits] = field(default_factory=dict)
 
     def foreign_users(self, layer: str) -> list[str]:
         """Return the modules that used a parameter of `layer` outside of a call of it or of a module inside it."""
@@ -66,7 +71,7 @@ def observe_usage(model: nn.Module) -> Iterator[Usage]:
     observer = _Observer(usage, model)
     handles = []
     for module, name in names.items():
-        enter, leave = observer.hooks(name, isinstance(module, nn.LayerNorm))
+        enter, leave = observer.hooks(name, module)
         handles.append(module.register_forward_pre_hook(enter, prepend=True))
         handles.append(module.register_forward_hook(leave, always_call=True))
     try:
@@ -75,6 +80,7 @@ def observe_usage(model: nn.Module) -> Iterator[Usage]:
     finally:
         for handle in handles:
             handle.remove()
+        usage.hidden_units = observer.units.found()
 
 
 @contextmanager
@@ -87,14 +93,6 @@ def not_observed() -> Iterator[None]:
         _is_paused.reset(token)
 
 
-def storage_key(tensor: Tensor) -> int | None:
-    """Return what tells the memory of a tensor from that of others while it lives; None for tensors without one."""
-    try:
-        return tensor.untyped_storage()._cdata
-    except (NotImplementedError, RuntimeError):  # sparse tensors have no storage
-        return None
-
-
 class _Observer(TorchDispatchMode):
     def __init__(self, usage: Usage, model: nn.Module) -> None:
         super().__init__()
@@ -103,9 +101,12 @@ class _Observer(TorchDispatchMode):
         for name, parameter in model.named_parameters():
             self.parameters[storage_key(parameter)].append(name)
         self.norm_outputs: dict[int, tuple[str, StorageWeakRef]] = {}
+        self.units = UnitTracker()
+        self.linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
 
-    def hooks(self, name: str, is_norm: bool) -> tuple[Any, Any]:
+    def hooks(self, name: str, module: nn.Module) -> tuple[Any, Any]:
         """Return the hooks that keep account of whose code is running."""
+        is_norm = isinstance(module, nn.LayerNorm)
 
         def enter(_module: nn.Module, _args: Any) -> None:
             self.usage.calls[name] += 1
@@ -116,6 +117,10 @@ class _Observer(TorchDispatchMode):
                 continue
             if is_norm and isinstance(output, Tensor):
                 self.norm_outputs[storage_key(output)] = name, StorageWeakRef(output.untyped_storage())
+            if name in self.linears:
+                self.units.begin(name, output)
+            elif not name:
+                self.units.leave_model(output)
 
         return enter, leave
 
@@ -123,7 +128,11 @@ class _Observer(TorchDispatchMode):
         kwargs = kwargs or {}
         kernel = func.overloadpacket.__name__
         if not _is_paused.get() and not kernel.startswith(FACTORIES):
-            self._record(kernel, [*_tensors(args), *_tensors(tuple(kwargs.values()))])
+            self._record(kernel, list(nested_tensors([args, kwargs])))
+            result = func(*args, **kwargs)
+            module = self.active[-1]
+            self.units.see(func, module, module in self.linears, args, kwargs, result)
+            return result
         return func(*args, **kwargs)
 
     def _record(self, kernel: str, tensors: list[Tensor]) -> None:
@@ -141,14 +150,6 @@ class _Observer(TorchDispatchMode):
                     self.usage.consumers[norm].add(module)
         if kernel in PRODUCTS and not known:
             self.usage.products[module][kernel] += 1
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 @torch.no_grad()

@@ -1,14 +1,15 @@
 """The grid of an input with a scale of its own for every channel, as a change of variables and one grid behind it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ...core.clipping import search_clipped_range
 from ...core.histogram import Histogram
 from ...core.levels import Levels, even_levels, search_levels
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
-from ...core.quantizers.levels import FINE_CODES, LevelsQuantizer
+from ...core.quantizers.levels import FINE_CODES, LevelsQuantizer, nearest_code
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.reparameterization import Reparameterization, constant_channels, reparameterize
 from ...core.scale_search import search_uniform_range
@@ -35,6 +36,39 @@ class ChannelGrid:
             quantizer.change_(self.change)
         else:
             quantizer.set_parameters(self.change.scale, self.change.zero_point)
+
+    def rounded(self, x: Tensor) -> Tensor:
+        """Return x, (rows, channels), on the grid, in its own coordinates; a grid without a table is refused."""
+        change, values = self.change, nearest_code(self.table).to(x.dtype)
+        scale, zero_point = change.scale.to(x.dtype), change.zero_point.to(x.dtype)
+        codes = (change.apply(x) / scale + zero_point).round_().clamp_(0, FINE_CODES).to(torch.int32)
+        y = (values.index_select(0, codes.reshape(-1)).view(x.shape) - zero_point) * scale
+        return (y + change.shift.to(x.dtype)) * change.ratio.to(x.dtype)
+
+    def columns(self, places: Tensor) -> 'ChannelGrid':
+        """Return the grid of some of the channels."""
+        change = self.change
+        return replace(self, change=replace(change, ratio=change.ratio[places], shift=change.shift[places]))
+
+    def with_columns(self, places: Tensor, other: 'ChannelGrid') -> 'ChannelGrid':
+        """Return the grid with some channels as in another one of the same table."""
+        ratio, shift = self.change.ratio.clone(), self.change.shift.clone()
+        ratio[places], shift[places] = other.change.ratio, other.change.shift
+        return replace(self, change=replace(self.change, ratio=ratio, shift=shift))
+
+    def where(self, condition: Tensor, other: 'ChannelGrid') -> 'ChannelGrid':
+        """Return this grid where the condition holds, channel by channel, and else another one of the same table."""
+        change = self.change
+        ratio = torch.where(condition, change.ratio, other.change.ratio)
+        return replace(
+            self, change=replace(change, ratio=ratio, shift=torch.where(condition, change.shift, other.change.shift))
+        )
+
+    def changed(self, stretch: float, move: Tensor) -> 'ChannelGrid':
+        """Return the grid with all levels stretched about zero, and moved, (channels,), in mean steps between them."""
+        change = self.change
+        step = change.scale * (self.table[-1] - self.table[0]) / (len(self.table) - 1)
+        return replace(self, change=replace(change, ratio=change.ratio * stretch, shift=change.shift + move * step))
 
 
 def search_channel_grid(x: Tensor, weights: Tensor, importance: Tensor, spec: QuantSpec, margin: float) -> ChannelGrid:

@@ -16,6 +16,7 @@ from ...core.row_problem import RowProblem
 from ..state import Calibration, SiteState
 from .channel_grids import ChannelGrid, published_channel_grid, search_channel_grid
 from .damping import choose_damping, divided
+from .dealing import FittedLayer, Pairs, can_deal, deal_units_, interleaved
 from .options import SequentialOptions
 from .products import ProductSample, fit_products
 from .ranges import fit_tensor_
@@ -34,6 +35,7 @@ class LayerFitter:
 
     Attributes:
         left_out, damped: layers that images held back would not have corrected, or not as much, see `damping_notes`.
+        dealt: layer -> how many of how many places of its hidden units hold copies.
     """
 
     def __init__(self, calibration: Calibration, reference: nn.Module, options: SequentialOptions) -> None:
@@ -49,6 +51,9 @@ class LayerFitter:
         self.samples_products, self.tunes_blocks = options.clipping, options.tuning > 0
         self.left_out: list[str] = []
         self.damped: dict[str, float] = {}
+        self.states = {state.name: state for state in calibration.layers()}
+        self.copies: dict[str, Pairs] = {}  # of the units that a layer's input is
+        self.dealt: dict[str, tuple[int, int]] = {}
         images, views = calibration.task.sources(), len(calibration.task)
         self.margin = options.widening(images, views)
         self.least_share = images**-2 if views > images else 0.0  # rows of copies are not independent
@@ -65,8 +70,10 @@ class LayerFitter:
         del rows  # of the widest layers as large as all that follows
         if self.options.balance and state.site.mixed_into in self.unfitted:
             target = self._balance(state, target, weights)
-        self._fit_weight(state, x, target, weights, images)
+        fitted = self._fit_weight(state, x, target, weights, images)
         self.unfitted.discard(state.name)
+        if self.options.dealing:
+            self._deal(state, fitted)
         state.activate()
 
     def fit_products(self, states: Sequence[SiteState], samples: Mapping[str, ProductSample]) -> None:
@@ -100,6 +107,8 @@ class LayerFitter:
                 x = grid.change.apply(x)
         elif isinstance(quantizer, ChannelUniformQuantizer):
             grid = self._channel_grid(state, [state], x, weights)
+            if state.name in self.copies:
+                grid = interleaved(grid, x, weights, self.copies[state.name])
             absorb_(state.layer.weight.data, state.layer.bias.data, grid.change)
             grid.install_(quantizer)
         elif self.options.clipping and state.site.roles != ('image',):
@@ -145,7 +154,7 @@ class LayerFitter:
             self.damped[name] = share
         return share
 
-    def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor, images: Tensor) -> None:
+    def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor, images: Tensor) -> FittedLayer:
         layer, options = state.layer, self.options
         weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
         residual = target - nn.functional.linear(x, weight, bias)
@@ -169,8 +178,21 @@ class LayerFitter:
         report.output_mse['codes'] = problem.error(total)
         if bias is not None:
             bias = bias + problem.bias_change(total)
-        quantized = replace(quantized, bias=bias)
+        prior_bias, quantized = _copy(layer.bias), replace(quantized, bias=bias)
         layer.install_(quantized)
+        return FittedLayer(x, weights, problem, first, weight, prior_bias, wanted, quantized)
+
+    def _deal(self, state: SiteState, fitted: FittedLayer) -> None:
+        """Deal the places of a layer's hidden units anew, where that can be done and it stands outside of blocks."""
+        if state.site.units is None or state.site.block is not None or fitted.bias is None:
+            return
+        consumers = [self.states[name] for name in state.site.units.consumers if name in self.unfitted]
+        if len(consumers) < len(state.site.units.consumers) or not can_deal(state, consumers):
+            return
+        pairs = deal_units_(state, fitted, consumers, self.margin)
+        if pairs:
+            self.dealt[state.name] = len(pairs), len(fitted.prior)
+            self.copies |= {other.name: pairs for other in consumers}
 
     def _balance(self, state: SiteState, target: Tensor, weights: Tensor) -> Tensor:
         """Change the coordinates of queries, keys and values and of the layer behind; return the target in them."""

@@ -21,6 +21,7 @@ class SequentialOptions:
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
         balance: give queries, keys and values coordinates in which one range serves all channels (`core.balance`).
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
+        dealing: give hidden units whose rounding costs most the places of others (`dealing`); where inputs have tables.
         tuning: steps in which scales, LayerNorms and biases of every block are trained once its layers are fitted.
     """
 
@@ -33,6 +34,7 @@ class SequentialOptions:
     token_weights: bool = True
     balance: bool = True
     residual_target: bool = True
+    dealing: bool = True
     tuning: int = 0
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import torch
 
 from ..precision import full_precision
 from ..sequential.damping import damping_notes
+from ..sequential.dealing import dealing_notes
 from ..sequential.fitting import LayerFitter
 from ..sequential.options import SequentialOptions
 from ..sequential.sequence import LayerSequence
@@ -23,4 +24,4 @@ def sequential(calibration: Calibration, **options: Any) -> None:
         sequence = LayerSequence(calibration, chosen.rows)
         fitter = LayerFitter(calibration, sequence.reference, chosen)
         sequence.run(fitter)
-        calibration.notes += damping_notes(fitter.left_out, fitter.damped)
+        calibration.notes += damping_notes(fitter.left_out, fitter.damped) + dealing_notes(fitter.dealt)
