@@ -5,10 +5,10 @@ layers have such outputs is seen kernel by kernel in a forward, not told from na
 them, also the caller of the model, ends the matter.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
 
@@ -33,6 +33,26 @@ READERS = ('addmm', 'mm', 'linear')
 
 
 @dataclass(frozen=True)
+class Activation:
+    """An elementwise kernel as it was called, to be called again; plain data, so that it can be sent to other ranks.
+
+    Attributes:
+        kernel, overload: of `torch.ops.aten`.
+        arguments, keywords: those behind the tensor; keywords as pairs.
+    """
+
+    kernel: str
+    overload: str
+    arguments: tuple[Any, ...] = ()
+    keywords: tuple[tuple[str, Any], ...] = ()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return what the kernel makes of `x`, which stays as it is."""
+        function = getattr(getattr(torch.ops.aten, self.kernel), self.overload)
+        return function(x.clone(), *self.arguments, **dict(self.keywords))
+
+
+@dataclass(frozen=True)
 class HiddenUnits:
     """What is behind a layer whose outputs are hidden units.
 
@@ -42,7 +62,7 @@ class HiddenUnits:
     """
 
     consumers: tuple[str, ...]
-    activation: Callable[[Tensor], Tensor]
+    activation: Activation
 
 
 @dataclass
@@ -53,7 +73,7 @@ class _Outputs:
     channels: int
     size: int
     storages: dict[int, StorageWeakRef] = field(default_factory=dict)
-    activation: Callable[[Tensor], Tensor] | None = None
+    activation: Activation | None = None
     consumers: list[str] = field(default_factory=list)
     is_spoiled: bool = False
 
@@ -83,7 +103,7 @@ class UnitTracker:
             if found is None:
                 continue
             if kernel in ACTIVATIONS and place == 0 and found.activation is None:
-                found.activation = _replayed(func, args[1:], keywords)
+                found.activation = Activation(kernel, func._overloadname, args[1:], tuple(keywords.items()))
                 self._hold(result, found)
             elif kernel in READERS and is_linear and found.activation is not None and self._is_whole(tensor, found):
                 found.consumers.append(module)
@@ -127,8 +147,3 @@ class UnitTracker:
     @staticmethod
     def _is_whole(tensor: Tensor, found: _Outputs) -> bool:
         return tensor.shape[-1] == found.channels and tensor.numel() == found.size and tensor.is_contiguous()
-
-
-def _replayed(func: Any, rest: tuple, keywords: dict) -> Callable[[Tensor], Tensor]:
-    """Return an activation as it was called, which leaves its argument as it is."""
-    return lambda x: func(x.clone(), *rest, **keywords)

@@ -1,5 +1,7 @@
 """Hidden units are told from what a forward reads: found where they can change places, and nowhere else."""
 
+import pickle
+
 import pytest
 import torch
 from torch import nn
@@ -56,6 +58,7 @@ def test_found_units_can_change_places_and_the_activation_is_the_one_that_ran():
     kept = z.clone()
     torch.testing.assert_close(units.activation(z), nn.functional.gelu(z, approximate='tanh'), rtol=0, atol=0)
     assert torch.equal(z, kept)
+    assert pickle.loads(pickle.dumps(units)) == units  # sent to other ranks with the layers' names
     with torch.no_grad():
         net.second.weight.copy_(net.second.weight[order])
         net.second.bias.copy_(net.second.bias[order])
