@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..nn.tensors import nested_tensors
 from ..nn.usage import not_observed
 
 OUTPUT_VALUES, INPUT_VALUES = 512, 128  # sampled of the outputs and of the inputs of a call
@@ -38,7 +39,7 @@ class _Recording:
     def sample(self, values: Any, count: int) -> Tensor:
         """Return up to `count` values of every tensor in a nested structure, from irregular places, in float32."""
         with not_observed():
-            parts = [_sample_tensor(tensor, count) for tensor in _tensors(values) if tensor.numel()]
+            parts = [_sample_tensor(t, count) for t in nested_tensors(values) if t.numel() and not t.is_sparse]
             return self._keep(torch.cat(parts)) if parts else torch.empty(0)
 
     def _keep(self, values: Tensor) -> Tensor:
@@ -260,17 +261,6 @@ def _places(size: int, count: int) -> Tensor:
     """Return where to look in a tensor of `size` values; the sizes of a forward recur."""
     places = torch.arange(1, count + 1, dtype=torch.float64) * GOLDEN % 1 * size
     return places.long().clamp_(max=size - 1)
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    if isinstance(values, Tensor):
-        if not values.is_sparse:
-            yield values
-    elif isinstance(values, dict):
-        yield from _tensors(list(values.values()))
-    elif isinstance(values, (list, tuple)):
-        for value in values:
-            yield from _tensors(value)
 
 
 def _difference(found: Tensor, wanted: Tensor) -> float:

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from ...core.code_search import search_codes
-from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
+from ...core.quantizers.levels import ChannelLevelsQuantizer
 from ...core.row_problem import RowProblem
-from ...core.spec import EVEN_GRIDS
 from ...core.unit_copies import choose_copies
 from ...core.weight_grid import QuantizedWeight
 from ...wording import first_of
@@ -54,9 +53,7 @@ class FittedLayer:
 def can_deal(state: SiteState, consumers: Sequence[SiteState]) -> bool:
     """Whether the units of a layer can be dealt: every layer behind has a table and a scale per unit, and a bias."""
     behind = (
-        isinstance(other.quantizers()[0], ChannelUniformQuantizer)
-        and other.input_specs[0].grid in EVEN_GRIDS
-        and other.layer.bias is not None
+        isinstance(other.quantizers()[0], ChannelLevelsQuantizer) and other.layer.bias is not None
         for other in consumers
     )
     return bool(consumers) and state.layer.weight_spec.grid == 'uniform' and all(behind)
