@@ -19,6 +19,7 @@ recipes = [
     dict(type='serq', grids='published', label='grids of ERQ'),
     dict(type='serq', correct=False, label='codes only'),
     dict(type='serq', token_weights=False, label='all tokens alike'),
+    dict(type='serq', region_weights=False, label='all regions alike'),
     dict(type='serq', residual_target=False, label='without the stream'),
     dict(type='serq', margin=1.0, label='ranges not widened'),
     dict(type='serq', balance=False, label='channels not balanced'),

@@ -69,6 +69,18 @@ class CalibrationTask(ABC):
         """
         return True
 
+    def relevance(self, model: nn.Module, name: str, indices: Sequence[int]) -> Tensor | None:
+        """Return how much counts what the model makes of rows of layer `name`, 0 to 1, in the order of the rows.
+
+        Args:
+            indices: images that run one after the other, as in `forward_group`; they have been run.
+
+        Returns:
+            (n,), each for as many successive rows, as convolutions have, as there are per entry; None where all count
+            alike.
+        """
+        return None
+
     def __call__(self, model: nn.Module) -> None:
         for indices in self.groups():
             self.forward_group(model, indices)

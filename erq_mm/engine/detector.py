@@ -16,7 +16,7 @@ from ..calibration.task import CalibrationTask, Predictions
 from .image_copies import altered_copies
 from .model_kinds import ImageTask
 from .objectives import dense_divergence, detector_loss
-from .two_stage import RegionMemory, evaluated_part, ignores_masks, is_known_two_stage, two_stage_parts
+from .two_stage import RegionMemory, box_stages, evaluated_part, ignores_masks, is_known_two_stage, two_stage_parts
 
 
 class DetectorTask(ImageTask):
@@ -79,6 +79,19 @@ class DetectorTask(ImageTask):
             if isinstance(detector, BaseDetector):
                 return _pairs_rows(detector, path[depth])
         return False
+
+    def relevance(self, model: nn.Module, name: str, indices: Sequence[int]) -> Tensor | None:
+        """Return the float model's probability that a region shows an object, of the layers of box heads.
+
+        What a box head says of the background is thrown away but for its score.
+        """
+        layer = model.get_submodule(name)
+        for detector_name, detector in two_stage_parts(model).items():
+            for stage, head in enumerate(box_stages(detector.roi_head)[1]):
+                if any(module is layer for module in head.modules()):
+                    found = [self._memory(index, detector_name).foreground(stage) for index in indices]
+                    return torch.cat(found)
+        return None
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if no image gives a proposal: the box head would never be calibrated."""

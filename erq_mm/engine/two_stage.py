@@ -5,6 +5,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import SemiBaseDetector, TwoStageDetector
 from mmdet.models.detectors.base import BaseDetector
@@ -51,17 +52,32 @@ def ignores_masks(detector: nn.Module) -> bool:
 
 
 @dataclass
+class _BoxCall:
+    """One call of a box head of the float model.
+
+    Attributes:
+        stage: whose head it is.
+        rois: regions of interest, (n, 5).
+        foreground: the probability that a region shows an object of any class, (n,).
+    """
+
+    stage: int
+    rois: Tensor
+    foreground: Tensor | None = None
+
+
+@dataclass
 class _Detection:
     """What one call of `roi_head.predict` of the float model leaves for later runs.
 
     Attributes:
-        boxes: (stage, regions of interest) of every call of a box head, in order.
+        boxes: every call of a box head, in order.
         mask_rois: regions that the mask heads are run on, or None.
         results: one per image, in input coordinates, without masks.
         labels: `results` with masks; None unless labels were asked for.
     """
 
-    boxes: list[tuple[int, Tensor]]
+    boxes: list[_BoxCall]
     mask_rois: Tensor | None
     results: list[InstanceData]
     labels: list[InstanceData] | None = None
@@ -92,7 +108,13 @@ class RegionMemory:
     @property
     def has_regions(self) -> bool:
         """Whether a region of interest went through the box heads."""
-        return any(len(rois) for detection in self.detections for _, rois in detection.boxes)
+        return any(len(call.rois) for detection in self.detections for call in detection.boxes)
+
+    def foreground(self, stage: int) -> Tensor:
+        """Return the float model's probabilities that the regions of a stage show objects, in order, (n,)."""
+        calls = [call for detection in self.detections for call in detection.boxes if call.stage == stage]
+        found = [call.rois.new_ones(len(call.rois)) if call.foreground is None else call.foreground for call in calls]
+        return torch.cat(found) if found else torch.zeros(0)
 
     @property
     def labels(self) -> InstanceData | None:
@@ -200,7 +222,8 @@ class _Replay(_Run):
         found, head = self._next(self.detections), self.head
         has_mask_rois = found.mask_rois is not None and len(found.mask_rois) > 0
         needs_maps = self.pastes_masks or has_mask_rois or not ignores_masks(self.detector)
-        for place, (stage, rois) in enumerate(found.boxes):
+        for place, call in enumerate(found.boxes):
+            stage, rois = call.stage, call.rois
             is_last = place == len(found.boxes) - 1 and not needs_maps
             with _last_use(head, stage, features) if is_last else nullcontext():
                 if isinstance(head, CascadeRoIHead):
@@ -222,19 +245,36 @@ class _Replay(_Run):
 
 
 @contextmanager
-def _recorded_boxes(head: nn.Module) -> Iterator[list[tuple[int, Tensor]]]:
-    """Collect (stage, regions) of every call of the box heads' feature extractors while the block runs."""
-    extractors = head.bbox_roi_extractor
-    boxes: list[tuple[int, Tensor]] = []
-    handles = [
-        extractor.register_forward_pre_hook(lambda _module, args, stage=stage: boxes.append((stage, args[1].clone())))
-        for stage, extractor in enumerate(extractors if isinstance(extractors, nn.ModuleList) else [extractors])
-    ]
-    try:
-        yield boxes
-    finally:
-        for handle in handles:
-            handle.remove()
+def _recorded_boxes(head: nn.Module) -> Iterator[list[_BoxCall]]:
+    """Collect the calls of the box heads while the block runs."""
+    calls: list[_BoxCall] = []
+    with ExitStack() as stack:
+        for stage, (extractor, box_head) in enumerate(zip(*box_stages(head), strict=True)):
+
+            def note_rois(_module: nn.Module, args: tuple, stage: int = stage) -> None:
+                calls.append(_BoxCall(stage, args[1].clone()))
+
+            def note_scores(module: nn.Module, _args: tuple, output: tuple) -> None:
+                if output[0] is not None:  # a head may have no classes
+                    calls[-1].foreground = _foreground(module, output[0])
+
+            stack.callback(extractor.register_forward_pre_hook(note_rois).remove)
+            stack.callback(box_head.register_forward_hook(note_scores).remove)
+        yield calls
+
+
+def box_stages(head: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
+    """Return the extractors of regions and the box heads of a known region head, stage by stage."""
+    extractors, heads = (
+        list(part) if isinstance(part, nn.ModuleList) else [part] for part in (head.bbox_roi_extractor, head.bbox_head)
+    )
+    return extractors, heads
+
+
+def _foreground(head: nn.Module, scores: Tensor) -> Tensor:
+    """Return one minus the probability of the background, (n,), by the rule of mmdet's own prediction."""
+    probabilities = head.loss_cls.get_activation(scores) if head.custom_cls_channels else scores.softmax(-1)
+    return 1 - probabilities.detach()[:, -1]
 
 
 @contextmanager
@@ -243,8 +283,7 @@ def _last_use(head: nn.Module, stage: int, maps: Features) -> Iterator[None]:
 
     A forward that stops in a box head would hold them all the while: 83 MB of an 800x1216 image.
     """
-    extractors = head.bbox_roi_extractor
-    extractor = extractors[stage] if isinstance(extractors, nn.ModuleList) else extractors
+    extractor = box_stages(head)[0][stage]
     cut_out = own_method(extractor, 'forward')
 
     def cut_out_and_drop(*args: Any, **keywords: Any) -> Tensor:

@@ -247,6 +247,29 @@ def test_which_rows_belong_together(name: str, layer: str, paired: bool, build) 
     assert DetectorTask(images, False).pairs_rows(model, layer) == paired
 
 
+@pytest.mark.parametrize(
+    ('name', 'part', 'stages'),
+    [('mask-rcnn', '', ['']), ('cascade-mask-rcnn', '', ['.0', '.1', '.2']), ('soft-teacher', 'teacher.', [''])],
+)
+def test_regions_count_by_what_the_float_model_sees_in_them(name: str, part: str, stages: list[str], build) -> None:
+    model, images = build(name)
+    task = DetectorTask(images, False)
+    scores: dict[str, list[torch.Tensor]] = {stage: [] for stage in stages}
+    for stage, found in scores.items():
+        head = model.get_submodule(f'{part}roi_head.bbox_head{stage}')
+        head.register_forward_hook(lambda _m, _args, output, found=found: found.append(output[0]))
+    with torch.no_grad():
+        task(model)
+    for stage, found in scores.items():
+        layer = f'{part}roi_head.bbox_head{stage}.fc_reg'
+        wanted = torch.cat([1 - logits.softmax(1)[:, -1] for logits in found])
+        assert len(wanted) > 0
+        torch.testing.assert_close(task.relevance(model, layer, [0, 1]), wanted)
+        torch.testing.assert_close(task.relevance(model, layer, [1]), wanted[len(found[0]) :])
+    for layer in ('backbone.stages.0.blocks.0.ffn.layers.1', 'rpn_head.rpn_conv'):
+        assert task.relevance(model, part + layer, [0, 1]) is None
+
+
 def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) -> None:
     class Growing(MaskRCNN):
         runs = 0

@@ -64,8 +64,9 @@ class LayerFitter:
         target = nn.functional.linear(rows.x, known.weight_matrix(), known.bias)
         if rows.stream_error is not None and self.options.residual_target:
             target += rows.stream_error
-        weights, images = rows.weights if self.options.token_weights else None, rows.images
-        weights = target.new_ones(len(target)) if weights is None else weights
+        is_weighted = self.options.region_weights if state.site.block is None else self.options.token_weights
+        weights = rows.weights if is_weighted and rows.weights is not None else target.new_ones(len(target))
+        images = rows.images
         x = self._fit_input(state, rows.x_q, weights)
         del rows  # of the widest layers as large as all that follows
         if self.options.balance and state.site.mixed_into in self.unfitted:

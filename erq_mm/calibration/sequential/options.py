@@ -19,6 +19,8 @@ class SequentialOptions:
             images.
         clipping: search the ranges of inputs; False takes those of `fit_activations`, the published ones.
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
+        region_weights: let errors of regions that the float model takes for background count little, in the heads that
+            look at regions.
         balance: give queries, keys and values coordinates in which one range serves all channels (`core.balance`).
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
         dealing: give hidden units whose rounding costs most the places of others (`dealing`); where inputs have tables.
@@ -32,6 +34,7 @@ class SequentialOptions:
     margin: float | None = None
     clipping: bool = True
     token_weights: bool = True
+    region_weights: bool = True
     balance: bool = True
     residual_target: bool = True
     dealing: bool = True

@@ -10,6 +10,7 @@ from ...nn.layers import QuantConv2d, QuantLayer
 
 ELEMENTS_PER_LAYER = 2**24  # at most this many input values of a layer are kept
 VARIANCE_FLOOR = 0.02  # of the mean variance
+RELEVANCE_FLOOR = 0.2  # what rows count of which the model makes nothing
 
 
 @dataclass
@@ -79,6 +80,15 @@ def rows_per_image(layer: QuantLayer, limit: int, images: int) -> int:
     """Return how many rows of every image are kept."""
     columns = layer.weight_matrix().shape[1]
     return max(1, min(limit, ELEMENTS_PER_LAYER // columns) // max(images, 1))
+
+
+def relevance_weights(relevance: Tensor | None, total: int) -> Tensor | None:
+    """Return what errors of `total` rows count, (total,), given the relevance that a task gives them, (n,)."""
+    if relevance is None or (total and (not len(relevance) or total % len(relevance))):
+        return None
+    if not total:
+        return relevance.new_zeros(0)
+    return (relevance + RELEVANCE_FLOOR).repeat_interleave(total // len(relevance))
 
 
 def token_weights(stream: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from ...core.reparameterization import Reparameterization
 from ..state import Calibration, SiteState
 from .block import BlockRows
 from .products import ProductSample
-from .rows import Rows, choose_rows, joined, pick_rows, row_count, rows_per_image
+from .rows import Rows, choose_rows, joined, pick_rows, relevance_weights, row_count, rows_per_image
 from .streams import Stop, Streams, counted_calls
 
 SEED_STEP = 1009
@@ -131,7 +131,8 @@ class LayerSequence:
             return
         state, known = self.layers[unit], [floating.stops[index] for index in groups]
         parts = [
-            self._layer_rows(state, place, *pair, seed) for place, pair in enumerate(zip(stops, known, strict=True))
+            self._layer_rows(state, place, groups[place], *pair, seed)
+            for place, pair in enumerate(zip(stops, known, strict=True))
         ]
         for index in groups:
             floating.advance(index)
@@ -170,12 +171,15 @@ class LayerSequence:
             block.products(list(samples), until, lambda name, operands: samples[name].add(*operands))
         self.fitter.fit_products(states, samples)
 
-    def _layer_rows(self, state: SiteState, index: int, quantized: Stop, floating: Stop, seed: int) -> Rows:
+    def _layer_rows(self, state: SiteState, index: int, group: int, quantized: Stop, floating: Stop, seed: int) -> Rows:
         limit = rows_per_image(state.layer, self.limit, len(self.groups))
         x, x_q = floating.args[0], quantized.args[0]
-        chosen = choose_rows(row_count(state.layer, x), limit, seed + index)
+        total = row_count(state.layer, x)
+        chosen = choose_rows(total, limit, seed + index)
         rows, rows_q = (pick_rows(state.layer, [tensor], chosen) for tensor in (x, x_q))
-        return Rows(rows, self._folded(state, rows_q), None, None, torch.full((len(rows),), index))
+        weights = relevance_weights(self.task.relevance(self.model, state.name, self.groups[group]), total)
+        weights = None if weights is None else weights.to(rows.device, rows.dtype)[chosen.to(rows.device)]
+        return Rows(rows, self._folded(state, rows_q), None, weights, torch.full((len(rows),), index))
 
     def _folded(self, state: SiteState, rows: torch.Tensor) -> torch.Tensor:
         """Return rows from behind a LayerNorm as it was in the way it gives them now, if it has been folded."""

@@ -1,0 +1,60 @@
+"""Rows of which the model makes much count more than others."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import erq_mm
+from erq_mm.calibration.sequential.rows import RELEVANCE_FLOOR, relevance_weights
+
+
+def test_every_entry_is_as_many_rows_as_there_are_per_entry() -> None:
+    relevance = torch.tensor([0.0, 1.0])
+    floor = RELEVANCE_FLOOR
+    torch.testing.assert_close(relevance_weights(relevance, 2), torch.tensor([floor, 1 + floor]))
+    torch.testing.assert_close(relevance_weights(relevance, 4), torch.tensor([floor, floor, 1 + floor, 1 + floor]))
+
+
+def test_rows_that_are_no_multiple_of_the_entries_count_alike() -> None:
+    assert relevance_weights(torch.ones(2), 3) is None
+    assert relevance_weights(torch.ones(0), 3) is None
+    assert relevance_weights(None, 3) is None
+
+
+def test_an_image_without_rows_does_not_keep_others_from_theirs() -> None:
+    assert relevance_weights(torch.ones(0), 0).shape == (0,)
+    assert relevance_weights(torch.ones(2), 0).shape == (0,)
+
+
+class Halves(erq_mm.ClassifierTask):
+    """The second half of every batch is of no use to anybody."""
+
+    def relevance(self, model: nn.Module, name: str, indices: list[int]) -> Tensor:
+        return torch.cat(
+            [(torch.arange(len(self.batches[index])) < len(self.batches[index]) // 2) for index in indices]
+        ).float()
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_errors_of_relevant_rows_are_less_and_those_of_others_more(seed: int) -> None:
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(12, 24), nn.ReLU(), nn.Linear(24, 6)).eval()
+    turn = torch.randn(2, 12, 12)
+
+    def batch() -> Tensor:  # two halves that live on different axes
+        return torch.cat([torch.randn(128, 12) @ turn[half] * torch.tensor([1.0, 3.0])[half] for half in (0, 1)])
+
+    task = Halves([batch() for _ in range(4)])
+    tests = torch.cat([batch()[None] for _ in range(8)])
+    errors = {}
+    for is_weighted in (True, False):
+        quantized = copy.deepcopy(model)
+        recipe = {'type': 'serq', 'region_weights': is_weighted, 'dealing': False}
+        erq_mm.quantize_(quantized, task, recipe=recipe, w_bits=3, a_bits=4, scope='all')
+        with torch.no_grad():
+            error = (quantized(tests) - model(tests)).square().sum(-1)
+        errors[is_weighted] = error[:, :128].mean(), error[:, 128:].mean()
+    assert errors[True][0] < errors[False][0]
+    assert errors[True][1] > errors[False][1]
