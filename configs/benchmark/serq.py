@@ -14,6 +14,7 @@ recipes = [
     'erq',
     dict(type='erq', inputs='quantized', label='erq, sequential inputs'),
     'serq',
+    dict(type='serq', weight_levels=False, label='evenly spaced weights'),
     dict(type='serq', grids='uniform', label='evenly spaced levels'),
     dict(type='serq', dealing=False, label='units not dealt'),
     dict(type='serq', grids='published', label='grids of ERQ'),

@@ -28,6 +28,7 @@ class SoftRounding(nn.Module):
 
     def __init__(self, weight: Tensor, grid: WeightGrid) -> None:
         super().__init__()
+        grid.refuse_table('AdaRound')
         self.grid, self.hard = grid, False
         scaled = weight.detach().flatten(1) / grid.scale_of()
         floor = scaled.floor()

@@ -13,12 +13,13 @@ from .row_problem import Metric, RowsMetric
 from .scale_search import affine_parameters
 from .spec import QuantSpec
 from .weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid
+from .weight_levels import levels_of_range, search_weight_levels
 
 SHRINKS = (1.0, 0.9, 0.83, 0.75, 0.67, 0.58, 0.5)  # of the range from minimum to maximum
 WIDE = 4096
 
 
-def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWeight:
+def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor | None = None) -> QuantizedWeight:
     """Return the weight on its grid, without a bias.
 
     Layers of more than 4,096 columns are visited once by descent, and those whose metric is held as rows have the range
@@ -28,6 +29,7 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
         target: W*, (out, in).
         metric: H.
         spec: of the weight; one grid per row.
+        table: of the levels of a grid that has one; None chooses it.
 
     Raises:
         ValueError: a grid of two groups, which has no single scale to refit.
@@ -35,12 +37,12 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
     if spec.grid == 'dual_uniform':
         raise ValueError("weights with two scales per row (grid 'dual_uniform') cannot be searched by descent")
     is_wide = target.shape[1] > WIDE
-    fitted = fit_weight_grid(target, spec)
     if isinstance(metric, RowsMetric):
-        found = gptq_on_rows(QuantizedWeight(target, fitted, None), target, metric)
+        grid = _search_grid(target, metric.rows.square().sum(0) + metric.lam, spec, table)
+        found = gptq_on_rows(QuantizedWeight(target, grid, None), target, metric)
     else:
         elimination = Elimination(metric.matrix, damping=0.0, act_order=True)
-        grid = _best_range([fitted, *_shrunk_grids(fitted, target, spec, SHRINKS)], target, elimination.variances())
+        grid = _search_grid(target, elimination.variances(), spec, table)
         found = elimination.quantize(QuantizedWeight(target, grid, None), target)
     found = coordinate_descent(found, target, metric)
     if is_wide:
@@ -48,13 +50,32 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec) -> QuantizedWe
     return coordinate_descent(refit_scale(found, target, metric), target, metric)
 
 
-def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> WeightGrid:
-    """Return, row by row, the grid of the least expected error of GPTQ.
+def _search_grid(target: Tensor, variances: Tensor, spec: QuantSpec, table: Tensor | None) -> WeightGrid:
+    """Return, row by row, the range of the least expected error of GPTQ, on levels of a table where the spec has one.
+
+    The table is that of `search_weight_levels`, or an even one if that is expected to be better.
+    """
+    fitted, (low, high) = fit_weight_grid(target, spec), _ends(target)
+    if table is not None:
+        fitted = levels_of_range(replace(fitted, table=table), low, high)
+    grid, error = _best_range([fitted, *_shrunk_grids(fitted, target, spec, SHRINKS)], target, variances)
+    if spec.grid != 'levels' or table is not None:
+        return grid
+    own = search_weight_levels(target, variances, spec.bits)
+    found, own_error = _best_range(
+        [own, *(levels_of_range(own, low * s, high * s) for s in SHRINKS)], target, variances
+    )
+    return found if float(own_error.sum()) < float(error.sum()) else grid
+
+
+def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> tuple[WeightGrid, Tensor]:
+    """Return, row by row, the grid of the least expected error of GPTQ, and that error, (out,).
 
     GPTQ rounds every column once, what is left of earlier errors added to it, and an error in column j costs
     variances[j] in the end: that of plain rounding stands for it, so that no range has to be tried.
 
     Args:
+        grids: of one table, if any.
         variances: of `Elimination.variances`.
     """
     weights, best = variances.to(target.dtype), None
@@ -66,11 +87,18 @@ def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) 
         is_better = (error < best[0])[:, None]
         scale, zero_point = grid.scale.where(is_better, best[1]), grid.zero_point.where(is_better, best[2])
         best = torch.minimum(error, best[0]), scale, zero_point
-    return replace(grids[0], scale=best[1], zero_point=best[2])
+    return replace(grids[0], scale=best[1], zero_point=best[2]), best[0]
 
 
 def _shrunk_grids(fitted: WeightGrid, target: Tensor, spec: QuantSpec, shrinks: tuple[float, ...]) -> list[WeightGrid]:
     if spec.grid == 'symmetric':
         return [replace(fitted, scale=fitted.scale * shrink) for shrink in shrinks if shrink != 1]
-    low, high = target.amin(1, keepdim=True).clamp(max=0), target.amax(1, keepdim=True).clamp(min=0)
+    low, high = _ends(target)
+    if spec.grid == 'levels':
+        return [levels_of_range(fitted, low * s, high * s) for s in shrinks]
     return [WeightGrid(*affine_parameters(low * s, high * s, spec.max_code), spec.max_code) for s in shrinks]
+
+
+def _ends(target: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of the range of every row, widened to contain zero, (out, 1)."""
+    return target.amin(1, keepdim=True).clamp(max=0), target.amax(1, keepdim=True).clamp(min=0)

@@ -49,7 +49,7 @@ def _descend(codes: Tensor, gradient: Tensor, block: Tensor, grid: WeightGrid) -
     scale, moved = grid.scale[:, 0], torch.empty_like(gradient)
     for place, curvature in enumerate(block.diagonal().clamp(min=1e-30).tolist()):
         old = codes[place].clone()
-        codes[place].addcdiv_(gradient[place], scale, value=-1 / curvature).round_().clamp_(0, grid.max_code)
+        codes[place] = grid.nearest_(codes[place].addcdiv_(gradient[place], scale, value=-1 / curvature))
         torch.mul(codes[place] - old, scale, out=moved[place])
         gradient[place + 1 :].addr_(block[place, place + 1 :], moved[place])
     return moved

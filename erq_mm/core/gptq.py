@@ -7,7 +7,7 @@ divided by U_jj, is spread over the later columns by row j of U.
 import torch
 from torch import Tensor
 
-from .weight_grid import QuantizedWeight
+from .weight_grid import QuantizedWeight, WeightGrid
 
 
 def gptq(
@@ -65,13 +65,13 @@ class Elimination:
         scale, zero_point = (t.to(work.dtype).expand(weight.shape).T for t in (grid.scale_of(), grid.zero_point_of()))
         if order is not None:
             work, scale, zero_point = work[order], scale[order], zero_point[order]
-        codes = self._columns(work, scale, zero_point, grid.max_code, block_size)
+        codes = self._columns(work, scale, zero_point, grid, block_size)
         if order is not None:
             codes = codes[order.argsort()]
         codes = codes.T.to(quantized.codes.dtype, memory_format=torch.contiguous_format)
         return QuantizedWeight(codes, grid, quantized.bias)
 
-    def _columns(self, work: Tensor, scale: Tensor, zero_point: Tensor, max_code: int, block_size: int) -> Tensor:
+    def _columns(self, work: Tensor, scale: Tensor, zero_point: Tensor, grid: WeightGrid, block_size: int) -> Tensor:
         codes = torch.empty_like(work)
         for start in range(0, len(work), block_size):
             stop = min(start + block_size, len(work))
@@ -79,7 +79,7 @@ class Elimination:
             diagonal = upper.diagonal().tolist()
             for j in range(start, stop):
                 column, place = work[j], j - start
-                codes[j] = (torch.round(column / scale[j]) + zero_point[j]).clamp_(0, max_code)
+                codes[j] = grid.nearest_steps(column / scale[j], zero_point[j])
                 torch.div(column - (codes[j] - zero_point[j]) * scale[j], diagonal[place], out=errors[place])
                 work[j + 1 : stop].addr_(upper[place, place + 1 : stop - start], errors[place], alpha=-1)
             work[stop:].addmm_(upper[:, stop - start :].T, errors, alpha=-1)

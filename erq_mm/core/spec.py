@@ -12,12 +12,13 @@ FOLDED_GRIDS = ('uniform', 'levels')  # of channels whose ranges a LayerNorm tak
 # of the inputs of integer kernels: those of channels stand behind their change of variables
 KERNEL_GRIDS = ('uniform', 'symmetric', 'levels', *CHANNEL_GRIDS)
 EVEN_GRIDS = {'levels': 'uniform', 'channel_levels': 'channel_uniform'}  # what has a table, and the same without one
-WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform')
+WEIGHT_GRIDS = ('uniform', 'symmetric', 'dual_uniform', 'levels')
 ACTIVATION_PERCENTILES = (0.999, 0.9999, 0.99999)
 WEIGHT_PERCENTILES = (0.97, 0.98, 0.99, 0.995, 0.9995, 0.9997, 0.9999, 0.99995, 0.99999, 1.0)
 MIN_MAX = (1.0,)
 PIXEL_BITS = 8
-MOST_TABLE_BITS = 5  # of more, levels that lie on a grid of 8 bits are less exact than evenly spaced ones
+MOST_TABLE_BITS = 5  # of inputs: of more, levels that lie on a grid of 8 bits are less exact than evenly spaced ones
+MOST_WEIGHT_TABLE_BITS = 4  # of more, the grid of 6 bits on which the levels of weights lie is too coarse
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ def reduce_weight_error(
     if proxy not in PROXIES:
         raise ValueError(f'proxy must be one of {PROXIES}, got {proxy!r}')
     grid = quantized.grid
+    if rounding is not None:
+        grid.refuse_table('the refinement of the rounding')
     bias_column = weight.new_zeros(len(weight), 1) if quantized.bias is None else quantized.bias[:, None]
     remaining = torch.cat([weight, bias_column], dim=1)
     codes = torch.empty_like(weight)

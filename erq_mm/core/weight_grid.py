@@ -1,7 +1,8 @@
-"""Grids of weights: one affine grid per output row, two where outlier columns have their own (ERQ, TPAMI 2025), or one
-symmetric grid for several rows (PTQ4ViT)."""
+"""Grids of weights: one affine grid per output row, two where outlier columns have their own (ERQ, TPAMI 2025), one
+symmetric grid for several rows (PTQ4ViT), or levels that are some of those of a finer affine grid, by a table."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -12,6 +13,9 @@ from .spec import QuantSpec
 
 RELEASED_COLUMNS = 20  # the released code takes out_features // 20 columns
 UPPER, LOWER = 0.99, 0.01
+# steps of the finer grid of a table between even levels: codes of 4 bits are at most 60 apart, and on CPUs that
+# add two products with inputs of 8 bits in 16 bits 2 * 255 * 60 is exact
+FINER = 4
 ROW_GROUPS = {'': None, 'layer': 1, 'thirds': 3}  # of a symmetric grid: variant -> groups of rows with one scale
 
 
@@ -23,12 +27,14 @@ class WeightGrid:
         scale, zero_point: (out, groups).
         max_code: codes run from 0 to this.
         group: (in,), the group of every column, int64; None when there is one group.
+        table: codes that may be taken, ascending, (2**bits,); None where all may.
     """
 
     scale: Tensor
     zero_point: Tensor
     max_code: int
     group: Tensor | None = None
+    table: Tensor | None = None
 
     def scale_of(self, start: int = 0, stop: int | None = None) -> Tensor:
         """Return the scales of columns [start, stop), to broadcast against them."""
@@ -41,7 +47,35 @@ class WeightGrid:
     def encode(self, weight: Tensor, start: int = 0) -> Tensor:
         """Return the nearest codes, 0..max_code, of columns [start, start + width)."""
         stop = start + weight.shape[1]
-        return encode(weight, self.scale_of(start, stop), self.zero_point_of(start, stop), self.max_code)
+        scale, zero_point = self.scale_of(start, stop), self.zero_point_of(start, stop)
+        if self.table is not None:
+            return self.nearest_(weight / scale + zero_point)
+        return encode(weight, scale, zero_point, self.max_code)
+
+    def refuse_table(self, method: str) -> None:
+        """Raise ValueError if there is a table: `method` takes all codes for levels."""
+        if self.table is not None:
+            raise ValueError(
+                f"{method} moves weights between neighbouring codes, grid 'levels' has a table: take 'uniform'"
+            )
+
+    def nearest_(self, codes: Tensor) -> Tensor:
+        """Return the nearest codes that may be taken to real ones, which are written; of two levels the smaller."""
+        if self.table is None:
+            return codes.round_().clamp_(0, self.max_code)
+        table, middles = self._levels
+        return table.to(codes.dtype)[torch.bucketize(codes, middles.to(codes.dtype))]
+
+    @cached_property
+    def _levels(self) -> tuple[Tensor, Tensor]:
+        """The table, and where one of its codes becomes the nearer one."""
+        return self.table, (self.table[1:] + self.table[:-1]) / 2
+
+    def nearest_steps(self, steps: Tensor, zero_point: Tensor) -> Tensor:
+        """Return the nearest codes to weights of so many steps."""
+        if self.table is None:
+            return (torch.round(steps) + zero_point).clamp_(0, self.max_code)
+        return self.nearest_(steps + zero_point)
 
     def decode(self, codes: Tensor, start: int = 0) -> Tensor:
         """Return the values of codes of columns [start, start + width)."""
@@ -51,7 +85,8 @@ class WeightGrid:
     def to(self, other: torch.dtype | torch.device) -> 'WeightGrid':
         """Return the grid in another dtype or on another device."""
         group = self.group if self.group is None or isinstance(other, torch.dtype) else self.group.to(other)
-        return WeightGrid(self.scale.to(other), self.zero_point.to(other), self.max_code, group)
+        table = None if self.table is None else self.table.to(other)
+        return WeightGrid(self.scale.to(other), self.zero_point.to(other), self.max_code, group, table)
 
 
 @dataclass(frozen=True)
@@ -79,12 +114,22 @@ def round_to_nearest(weight: Tensor, bias: Tensor | None, grid: WeightGrid) -> Q
 
 
 def fit_weight_grid(weight: Tensor, spec: QuantSpec) -> WeightGrid:
-    """Return the grid of least squared error among the candidates of the spec; `weight` is (out, in)."""
+    """Return the grid of least squared error among the candidates of the spec; `weight` is (out, in).
+
+    Levels are evenly spaced: who knows how errors count chooses others (`weight_levels`).
+    """
     if spec.grid == 'dual_uniform':
         return _fit_dual(weight, spec)
     if spec.grid == 'symmetric':
         return _fit_symmetric(weight, spec)
-    return WeightGrid(*search_weight_range(weight, spec), spec.max_code)
+    grid = WeightGrid(*search_weight_range(weight, spec), spec.max_code)
+    return with_table(grid) if spec.grid == 'levels' else grid
+
+
+def with_table(grid: WeightGrid) -> WeightGrid:
+    """Return a uniform grid of one group as evenly spaced levels of a finer one."""
+    levels = torch.arange(grid.max_code + 1, device=grid.scale.device, dtype=grid.scale.dtype)
+    return WeightGrid(grid.scale / FINER, grid.zero_point * FINER, grid.max_code * FINER, table=levels * FINER)
 
 
 def row_groups(rows: int, variant: str) -> Tensor:

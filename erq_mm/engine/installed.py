@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ..core.quantizers import Quantizer
-from ..core.weight_grid import WeightGrid
 from ..export.integer import IntegerLayer
 from ..nn.layers import QuantLayer
 from ..nn.windows import PaddedWindows
@@ -75,7 +74,5 @@ def _steps_off_grid(model: nn.Module) -> Iterator[tuple[str, float]]:
     """Yield how far the farthest weight of every quantized layer lies off its grid, in steps of the grid."""
     for name, layer in model.named_modules():
         if isinstance(layer, QuantLayer) and layer.has_quantized_weight:
-            codes = layer.weight_spec.max_code
-            grid = WeightGrid(layer.weight_scale, layer.weight_zero_point, codes, layer.weight_group)
-            weight = layer.weight_matrix()
+            grid, weight = layer.weight_grid, layer.weight_matrix()
             yield name, float(((weight - grid.decode(grid.encode(weight))).abs() / grid.scale_of()).max())

@@ -15,6 +15,7 @@ from .packing import pack, unpack, words
 from .record import LayerRecord
 
 QUANTIZER = 'input_quantizer.'
+FURTHER_KEYS = {'dual_uniform': {'weight_group'}, 'levels': {'weight_table'}}  # by the grid of the weight
 State = dict[str, Tensor]
 
 
@@ -24,27 +25,29 @@ def pack_weight(name: str, layer: QuantLayer) -> State:
     Raises:
         ValueError: the weight has been changed since it was quantized.
     """
-    bits, group = layer.weight_spec.bits, layer.weight_group
-    grid = WeightGrid(layer.weight_scale, layer.weight_zero_point, layer.weight_spec.max_code, group)
-    weight = layer.weight_matrix()
+    bits, grid, weight = layer.weight_spec.bits, layer.weight_grid, layer.weight_matrix()
     codes = grid.encode(weight)
     if not torch.equal(grid.decode(codes), weight):
         raise ValueError(
             f'the weight of {name} does not lie on its grid any more: something changed it after quantization. '
             'Quantize the float model again, and save it before anything else'
         )
-    state = {
-        'weight_packed': pack(codes, bits),
-        'weight_scale': grid.scale,
-        'weight_shape': torch.tensor(weight.shape, dtype=torch.int64),
-    }
-    if group is None:
+    state = {'weight_scale': grid.scale, 'weight_shape': torch.tensor(weight.shape, dtype=torch.int64)}
+    if grid.table is not None:
+        places = torch.searchsorted(grid.table, codes)
+        return state | {
+            'weight_packed': pack(places, bits),
+            'weight_zero_point': grid.zero_point.to(torch.uint8),
+            'weight_table': layer.weight_table,
+        }
+    state['weight_packed'] = pack(codes, bits)
+    if grid.group is None:
         return state | {'weight_zero_point': pack(grid.zero_point.T, bits).T}
-    return state | {'weight_zero_point': grid.zero_point, 'weight_group': group.to(torch.uint8)}
+    return state | {'weight_zero_point': grid.zero_point, 'weight_group': grid.group.to(torch.uint8)}
 
 
 def unpack_weight(record: LayerRecord, state: Mapping[str, Tensor]) -> State:
-    """Return weight, scale, zero point and group as a `QuantLayer` keeps them; the keys used are those of `packed`.
+    """Return weight, scale, zero point, group and table as a `QuantLayer` keeps them.
 
     Raises:
         ValueError: tensors of another shape or type than the record says, or NaN.
@@ -57,7 +60,7 @@ def unpack_weight(record: LayerRecord, state: Mapping[str, Tensor]) -> State:
         raise ValueError(f'weight_shape is {state["weight_shape"].tolist()}, the record has {[rows, columns]}')
     _expect('weight_packed', state['weight_packed'], torch.int32, (rows, words(columns, bits)))
     _expect('weight_scale', state['weight_scale'], None, (rows, 2 if is_dual else 1))
-    scale, zero_point, group = state['weight_scale'], state['weight_zero_point'], None
+    scale, zero_point, group, table = state['weight_scale'], state['weight_zero_point'], None, None
     if not scale.is_floating_point() or not bool((scale.isfinite() & (scale > 0)).all()):
         raise ValueError('weight_scale has an entry that is no positive number')
     if is_dual:
@@ -67,13 +70,22 @@ def unpack_weight(record: LayerRecord, state: Mapping[str, Tensor]) -> State:
         if bool((group > 1).any()) or not bool(zero_point.isfinite().all()):
             raise ValueError('weight_group has an entry above 1, or weight_zero_point is not finite')
         group = group.long()
+    elif record.weight.grid == 'levels':
+        table = state['weight_table']
+        _expect('weight_zero_point', zero_point, torch.uint8, (rows, 1))
+        _expect('weight_table', table, torch.uint8, (2**bits,))
+        if bool((table.int().diff() < 0).any()):
+            raise ValueError('weight_table is not in ascending order')
+        zero_point = zero_point.to(scale.dtype)
     else:
         _expect('weight_zero_point', zero_point, torch.int32, (words(rows, bits), 1))
         zero_point = unpack(zero_point.T.contiguous(), bits, rows).T.to(scale.dtype)
     grid = WeightGrid(scale, zero_point, record.weight.max_code, group)
-    codes = unpack(state['weight_packed'], bits, columns).to(scale.dtype)
+    codes = unpack(state['weight_packed'], bits, columns)
+    codes = (codes if table is None else table[codes.long()]).to(scale.dtype)
     found = {'weight': grid.decode(codes).view(shape), 'weight_scale': scale, 'weight_zero_point': zero_point}
-    return found | ({'weight_group': group} if is_dual else {})
+    further = {'weight_group': group, 'weight_table': table}
+    return found | {name: tensor for name, tensor in further.items() if tensor is not None}
 
 
 def packed_keys(record: LayerRecord) -> set[str]:
@@ -81,7 +93,7 @@ def packed_keys(record: LayerRecord) -> set[str]:
     if not record.is_fitted:
         return set()
     names = {'weight_packed', 'weight_scale', 'weight_zero_point', 'weight_shape'}
-    return names | ({'weight_group'} if record.weight.grid == 'dual_uniform' else set())
+    return names | FURTHER_KEYS.get(record.weight.grid, set())
 
 
 def pack_input(state: State, bits: int, grid: str) -> State:

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .layers import FURTHER_KEYS
 from .record import LayerRecord, Record
 
 # the release whose reading of this layout the tests compare with
@@ -43,7 +44,7 @@ def sorted_groups(groups: dict[tuple[int, int | None], list[str]]) -> list[tuple
 
 
 def _has_words(layer: LayerRecord) -> bool:
-    return layer.kind == 'linear' and layer.is_fitted and layer.weight.grid != 'dual_uniform'
+    return layer.kind == 'linear' and layer.is_fitted and layer.weight.grid not in FURTHER_KEYS
 
 
 def _group(names: list[str], w_bits: int, a_bits: int | None) -> dict[str, Any]:

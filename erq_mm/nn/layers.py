@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..core.quantizers import Quantizer, build_quantizer
 from ..core.spec import QuantSpec
-from ..core.weight_grid import QuantizedWeight
+from ..core.weight_grid import FINER, QuantizedWeight, WeightGrid
 from .recognition import as_plain_layer
 
 ROWS_PER_CHUNK = 8192
@@ -24,9 +24,9 @@ class QuantLayer(QuantizedModule, ABC):
 
     The float layer's `weight` and `bias` are taken over, under their names; of a layer whose forward makes its weight
     from others (standardised, parametrized), the one that it makes. After calibration the weight holds the
-    fake-quantized values once and for all; the buffers `weight_scale` and `weight_zero_point`, (out, groups), and for
-    grids of two groups `weight_group`, (in,), give the codes back. A weight scale of zero says that the layer still has
-    float weights.
+    fake-quantized values once and for all; the buffers `weight_scale` and `weight_zero_point`, (out, groups), give the
+    codes back, for grids of two groups with `weight_group`, (in,), and for levels with `weight_table`, (2**bits,). A
+    weight scale of zero says that the layer still has float weights.
 
     Args:
         layer: the float layer.
@@ -39,6 +39,7 @@ class QuantLayer(QuantizedModule, ABC):
     weight_scale: Tensor
     weight_zero_point: Tensor
     weight_group: Tensor | None
+    weight_table: Tensor | None
 
     def __init__(
         self, layer: nn.Module, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
@@ -61,6 +62,8 @@ class QuantLayer(QuantizedModule, ABC):
         self.register_buffer(
             'weight_group', torch.zeros(columns, dtype=torch.long, device=self.weight.device) if dual else None
         )
+        table = torch.zeros(2**weight_spec.bits, dtype=torch.uint8, device=self.weight.device)
+        self.register_buffer('weight_table', table if weight_spec.grid == 'levels' else None)
         if layer._forward_hooks:  # the same dictionary: handles that remove hooks keep working
             self._forward_hooks = layer._forward_hooks
         self.train(layer.training)
@@ -69,6 +72,14 @@ class QuantLayer(QuantizedModule, ABC):
     def has_quantized_weight(self) -> bool:
         """Whether `install_` or a checkpoint has put the weight on its grid."""
         return bool((self.weight_scale > 0).all())
+
+    @property
+    def weight_grid(self) -> WeightGrid:
+        """The grid that the weight has been put on."""
+        table, max_code = self.weight_table, self.weight_spec.max_code
+        if table is not None:
+            table, max_code = table.to(self.weight_scale.dtype), max_code * FINER
+        return WeightGrid(self.weight_scale, self.weight_zero_point, max_code, self.weight_group, table)
 
     def weight_matrix(self) -> Tensor:
         """Return the weight as (out, inputs per output)."""
@@ -89,6 +100,8 @@ class QuantLayer(QuantizedModule, ABC):
         self.weight_zero_point.copy_(quantized.grid.zero_point)
         if self.weight_group is not None:
             self.weight_group.copy_(quantized.grid.group)
+        if self.weight_table is not None:
+            self.weight_table.copy_(quantized.grid.table)
         if self.bias is not None and quantized.bias is not None:
             self.bias.copy_(quantized.bias)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from ...core.spec import ACTIVATION_PERCENTILES, MOST_TABLE_BITS, WEIGHT_PERCENTILES, QuantSpec
+from ...core.spec import ACTIVATION_PERCENTILES, MOST_TABLE_BITS, MOST_WEIGHT_TABLE_BITS, WEIGHT_PERCENTILES, QuantSpec
 from ...nn.structure import ROLES, Site
 from .deployable import DEPLOY_NOTE, check_deployable, why_float_in_deployment, with_kernel_grid
 
@@ -77,6 +77,7 @@ class Recipe:
         further = {} if site.is_merging else self.weights.get(site.roles[0], {})
         qkv = self.qkv_weight if site.is_qkv else {}
         spec = QuantSpec(**{'bits': w_bits, 'granularity': 'row'} | dict(self.weight) | dict(further) | dict(qkv))
+        spec = spec.with_even_levels() if w_bits > MOST_WEIGHT_TABLE_BITS else spec
         return with_kernel_grid(spec) if self.deploy else spec
 
     def why_float(self, site: Site) -> str | None:

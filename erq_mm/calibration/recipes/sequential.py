@@ -3,6 +3,7 @@
 from dataclasses import fields, replace
 from typing import Any
 
+from ...core.spec import WEIGHT_PERCENTILES
 from ..sequential.options import SequentialOptions
 from .base import Recipe
 from .closed_form import REPQ_ACTIVATIONS, REPQ_AT_8_BITS
@@ -27,7 +28,7 @@ GRIDS = {
 }
 
 
-def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
+def serq(grids: str = 'own', views: int = 8, weight_levels: bool = True, **options: Any) -> Recipe:
     """Sequential error reduction: every layer is corrected for what the quantized layers before it do to its input.
 
     Args:
@@ -35,6 +36,7 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
             chooses (up to 5 bits; convolutions have such a table, too), and a normalised logarithmic one for the
             softmax; `uniform`, the same with evenly spaced levels; or `published`, those of RepQ-ViT and ERQ.
         views: with fewer images, altered copies of them make up for what is missing.
+        weight_levels: choose the levels of weights by a table of the layer, too (up to 4 bits), on `own` grids.
         options: fields of `SequentialOptions`.
     """
     if grids not in GRIDS:
@@ -55,7 +57,8 @@ def serq(grids: str = 'own', views: int = 8, **options: Any) -> Recipe:
     activations, at_8_bits = GRIDS[grids]
     # its own ranges come of rows, in the end: histograms are for what has none
     first = {'type': 'fit_activations'} | ({'every': 16} if grids != 'published' and step.get('clipping', True) else {})
-    return Recipe('serq', steps=(first, step), activations=activations, at_8_bits=at_8_bits, views=views)
+    weight = {'percentiles': WEIGHT_PERCENTILES} | ({'grid': 'levels'} if weight_levels and grids == 'own' else {})
+    return Recipe('serq', (first, step), activations, at_8_bits, weight, views=views)
 
 
 def serq_tuned(tuning: int = TUNING, **options: Any) -> Recipe:

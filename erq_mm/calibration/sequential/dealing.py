@@ -56,7 +56,7 @@ def can_deal(state: SiteState, consumers: Sequence[SiteState]) -> bool:
         isinstance(other.quantizers()[0], ChannelLevelsQuantizer) and other.layer.bias is not None
         for other in consumers
     )
-    return bool(consumers) and state.layer.weight_spec.grid == 'uniform' and all(behind)
+    return bool(consumers) and state.layer.weight_spec.grid in ('uniform', 'levels') and all(behind)
 
 
 def deal_units_(state: SiteState, fitted: FittedLayer, consumers: Sequence[SiteState], margin: float) -> Pairs:
@@ -132,7 +132,7 @@ def _copy_rows_(state: SiteState, fitted: FittedLayer, pairs: Pairs) -> None:
     units, places = (list(column) for column in zip(*pairs, strict=True))
     problem, quantized = fitted.problem, fitted.quantized
     target = 2 * fitted.wanted[units] - quantized.weight[units]
-    copies = search_codes(target, problem.metric(fitted.share), state.layer.weight_spec)
+    copies = search_codes(target, problem.metric(fitted.share), state.layer.weight_spec, quantized.grid.table)
     owed = problem.mean_residual[units] - (copies.weight - fitted.prior[units]) @ problem.mean
     codes, bias = quantized.codes.clone(), quantized.bias.clone()
     scale, zero_point = quantized.grid.scale.clone(), quantized.grid.zero_point.clone()

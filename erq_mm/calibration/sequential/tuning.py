@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ...core.quantizers.learning import Learner, synchronize
 from ...core.random_source import RandomSource
-from ...core.weight_grid import QuantizedWeight, WeightGrid
+from ...core.weight_grid import QuantizedWeight
 from ...nn.layers import QuantLayer
 from ..reconstruction.capture import first_tensor
 from ..state import SiteState, differentiable
@@ -162,7 +162,7 @@ def _trained(block: nn.Module, states: Sequence[SiteState]) -> Iterator[_Trained
 
 @contextmanager
 def _row_factors(layer: QuantLayer) -> Iterator[nn.Parameter]:
-    grid = WeightGrid(layer.weight_scale.clone(), layer.weight_zero_point.clone(), layer.weight_spec.max_code)
+    grid = replace(layer.weight_grid, scale=layer.weight_scale.clone(), zero_point=layer.weight_zero_point.clone())
     codes = grid.encode(layer.weight_matrix())
     rows = RowFactors(layer.weight)
     try:

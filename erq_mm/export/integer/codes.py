@@ -14,7 +14,6 @@ from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ...core.quantizers.levels import LevelsQuantizer
 from ...core.quantizers.uniform import UniformQuantizer
 from ...core.spec import KERNEL_GRIDS
-from ...core.weight_grid import WeightGrid
 from ...nn.layers import QuantLayer
 
 LOWEST, HIGHEST = -128, 127
@@ -77,8 +76,7 @@ def integer_weight(layer: QuantLayer) -> IntegerWeight | TooWide | str:
         return 'two scales per row (dual uniform weights), kernels have one'
     if not layer.has_quantized_weight:
         return 'its weight is float: it was never put on a grid'
-    grid = WeightGrid(layer.weight_scale, layer.weight_zero_point, layer.weight_spec.max_code)
-    matrix = layer.weight_matrix()
+    grid, matrix = layer.weight_grid, layer.weight_matrix()
     codes = grid.encode(matrix)
     if not float(((grid.decode(codes) - matrix).abs() / grid.scale).max()) < STEPS_OFF_GRID:
         return 'its weight does not lie on its grid: something changed it after quantization'
