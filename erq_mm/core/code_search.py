@@ -17,6 +17,7 @@ from .weight_levels import levels_of_range, search_weight_levels
 
 SHRINKS = (1.0, 0.9, 0.83, 0.75, 0.67, 0.58, 0.5)  # of the range from minimum to maximum
 WIDE = 4096
+SEARCHED_COLUMNS = 2048  # by which the levels of a wider weight are chosen
 
 
 def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor | None = None) -> QuantizedWeight:
@@ -37,12 +38,19 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor 
     if spec.grid == 'dual_uniform':
         raise ValueError("weights with two scales per row (grid 'dual_uniform') cannot be searched by descent")
     is_wide = target.shape[1] > WIDE
+    fitted = fit_weight_grid(target, spec)
     if isinstance(metric, RowsMetric):
-        grid = _search_grid(target, metric.rows.square().sum(0) + metric.lam, spec, table)
+        grid = fitted
+        if spec.grid == 'levels':
+            grid = _search_levels(fitted, target, target.new_ones(target.shape[1]), spec.bits, table)
         found = gptq_on_rows(QuantizedWeight(target, grid, None), target, metric)
     else:
         elimination = Elimination(metric.matrix, damping=0.0, act_order=True)
-        grid = _search_grid(target, elimination.variances(), spec, table)
+        variances = elimination.variances()
+        if spec.grid == 'levels':
+            grid = _search_levels(fitted, target, variances, spec.bits, table)
+        else:
+            grid, _ = _best_range([fitted, *_shrunk_grids(fitted, target, spec)], target, variances)
         found = elimination.quantize(QuantizedWeight(target, grid, None), target)
     found = coordinate_descent(found, target, metric)
     if is_wide:
@@ -50,22 +58,25 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor 
     return coordinate_descent(refit_scale(found, target, metric), target, metric)
 
 
-def _search_grid(target: Tensor, variances: Tensor, spec: QuantSpec, table: Tensor | None) -> WeightGrid:
-    """Return, row by row, the range of the least expected error of GPTQ, on levels of a table where the spec has one.
+def _search_levels(
+    fitted: WeightGrid, target: Tensor, variances: Tensor, bits: int, table: Tensor | None
+) -> WeightGrid:
+    """Return the ranges of least expected error on a table, and if there is none on that of least expected error.
 
-    The table is that of `search_weight_levels`, or an even one if that is expected to be better.
+    That is the one of `search_weight_levels`, or the even one of `fitted`. Of many columns some are looked at.
     """
-    fitted, (low, high) = fit_weight_grid(target, spec), _ends(target)
-    if table is not None:
-        fitted = levels_of_range(replace(fitted, table=table), low, high)
-    grid, error = _best_range([fitted, *_shrunk_grids(fitted, target, spec, SHRINKS)], target, variances)
-    if spec.grid != 'levels' or table is not None:
-        return grid
-    own = search_weight_levels(target, variances, spec.bits)
-    found, own_error = _best_range(
-        [own, *(levels_of_range(own, low * s, high * s) for s in SHRINKS)], target, variances
-    )
-    return found if float(own_error.sum()) < float(error.sum()) else grid
+    step = -(-target.shape[1] // SEARCHED_COLUMNS)
+    sample, costs, ends = target[:, ::step], variances[::step], _ends(target)
+    if table is None:
+        starts = [fitted, search_weight_levels(sample, costs, bits)]
+        found = [_best_range([start, *_ranges(start, *ends)], sample, costs) for start in starts]
+    else:
+        found = [_best_range(_ranges(replace(fitted, table=table), *ends), sample, costs)]
+    return min(found, key=lambda result: float(result[1].sum()))[0]
+
+
+def _ranges(grid: WeightGrid, low: Tensor, high: Tensor) -> list[WeightGrid]:
+    return [levels_of_range(grid, low * shrink, high * shrink) for shrink in SHRINKS]
 
 
 def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> tuple[WeightGrid, Tensor]:
@@ -90,13 +101,11 @@ def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) 
     return replace(grids[0], scale=best[1], zero_point=best[2]), best[0]
 
 
-def _shrunk_grids(fitted: WeightGrid, target: Tensor, spec: QuantSpec, shrinks: tuple[float, ...]) -> list[WeightGrid]:
+def _shrunk_grids(fitted: WeightGrid, target: Tensor, spec: QuantSpec) -> list[WeightGrid]:
     if spec.grid == 'symmetric':
-        return [replace(fitted, scale=fitted.scale * shrink) for shrink in shrinks if shrink != 1]
+        return [replace(fitted, scale=fitted.scale * shrink) for shrink in SHRINKS if shrink != 1]
     low, high = _ends(target)
-    if spec.grid == 'levels':
-        return [levels_of_range(fitted, low * s, high * s) for s in shrinks]
-    return [WeightGrid(*affine_parameters(low * s, high * s, spec.max_code), spec.max_code) for s in shrinks]
+    return [WeightGrid(*affine_parameters(low * s, high * s, spec.max_code), spec.max_code) for s in SHRINKS]
 
 
 def _ends(target: Tensor) -> tuple[Tensor, Tensor]:
