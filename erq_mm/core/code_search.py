@@ -13,11 +13,12 @@ from .row_problem import Metric, RowsMetric
 from .scale_search import affine_parameters
 from .spec import QuantSpec
 from .weight_grid import QuantizedWeight, WeightGrid, fit_weight_grid
-from .weight_levels import levels_of_range, search_weight_levels
+from .weight_levels import dearest_columns, levels_of_range, search_weight_levels
 
 SHRINKS = (1.0, 0.9, 0.83, 0.75, 0.67, 0.58, 0.5)  # of the range from minimum to maximum
 WIDE = 4096
-SEARCHED_COLUMNS = 2048  # by which the levels of a wider weight are chosen
+# of a wide weight those by which ranges on a table are chosen, and the table
+SEARCHED_COLUMNS, LEVEL_COLUMNS = 1024, 512
 
 
 def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor | None = None) -> QuantizedWeight:
@@ -38,19 +39,12 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor 
     if spec.grid == 'dual_uniform':
         raise ValueError("weights with two scales per row (grid 'dual_uniform') cannot be searched by descent")
     is_wide = target.shape[1] > WIDE
-    fitted = fit_weight_grid(target, spec)
     if isinstance(metric, RowsMetric):
-        grid = fitted
-        if spec.grid == 'levels':
-            grid = _search_levels(fitted, target, target.new_ones(target.shape[1]), spec.bits, table)
+        grid = _search_grid(target, None, spec, table)
         found = gptq_on_rows(QuantizedWeight(target, grid, None), target, metric)
     else:
         elimination = Elimination(metric.matrix, damping=0.0, act_order=True)
-        variances = elimination.variances()
-        if spec.grid == 'levels':
-            grid = _search_levels(fitted, target, variances, spec.bits, table)
-        else:
-            grid, _ = _best_range([fitted, *_shrunk_grids(fitted, target, spec)], target, variances)
+        grid = _search_grid(target, elimination.variances(), spec, table)
         found = elimination.quantize(QuantizedWeight(target, grid, None), target)
     found = coordinate_descent(found, target, metric)
     if is_wide:
@@ -58,29 +52,30 @@ def search_codes(target: Tensor, metric: Metric, spec: QuantSpec, table: Tensor 
     return coordinate_descent(refit_scale(found, target, metric), target, metric)
 
 
-def _search_levels(
-    fitted: WeightGrid, target: Tensor, variances: Tensor, bits: int, table: Tensor | None
-) -> WeightGrid:
-    """Return the ranges of least expected error on a table, and if there is none on that of least expected error.
+def _search_grid(target: Tensor, variances: Tensor | None, spec: QuantSpec, table: Tensor | None) -> WeightGrid:
+    """Return the ranges of least expected error, or of least squared error where no variances are known."""
+    if spec.grid == 'levels':
+        return _search_levels(target, variances, spec.bits, table)
+    fitted = fit_weight_grid(target, spec)
+    if variances is None:
+        return fitted
+    return _best_range([fitted, *_shrunk_grids(fitted, target, spec)], target, variances)
 
-    That is the one of `search_weight_levels`, or the even one of `fitted`. Of many columns some are looked at.
-    """
-    step = -(-target.shape[1] // SEARCHED_COLUMNS)
-    sample, costs, ends = target[:, ::step], variances[::step], _ends(target)
+
+def _search_levels(target: Tensor, variances: Tensor | None, bits: int, table: Tensor | None) -> WeightGrid:
+    """Return the ranges of least error on a table, or on that of `search_weight_levels`."""
+    sample, costs = dearest_columns(target, variances, SEARCHED_COLUMNS)
+    grids = []
     if table is None:
-        starts = [fitted, search_weight_levels(sample, costs, bits)]
-        found = [_best_range([start, *_ranges(start, *ends)], sample, costs) for start in starts]
-    else:
-        found = [_best_range(_ranges(replace(fitted, table=table), *ends), sample, costs)]
-    return min(found, key=lambda result: float(result[1].sum()))[0]
+        grids = [search_weight_levels(*dearest_columns(sample, costs, LEVEL_COLUMNS), bits)]
+        table = grids[0].table
+    low, high = _ends(target)
+    grids += [levels_of_range(table, low * shrink, high * shrink) for shrink in SHRINKS]
+    return _best_range(grids, sample, costs)
 
 
-def _ranges(grid: WeightGrid, low: Tensor, high: Tensor) -> list[WeightGrid]:
-    return [levels_of_range(grid, low * shrink, high * shrink) for shrink in SHRINKS]
-
-
-def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> tuple[WeightGrid, Tensor]:
-    """Return, row by row, the grid of the least expected error of GPTQ, and that error, (out,).
+def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) -> WeightGrid:
+    """Return, row by row, the grid of the least expected error of GPTQ.
 
     GPTQ rounds every column once, what is left of earlier errors added to it, and an error in column j costs
     variances[j] in the end: that of plain rounding stands for it, so that no range has to be tried.
@@ -98,7 +93,7 @@ def _best_range(grids: Sequence[WeightGrid], target: Tensor, variances: Tensor) 
         is_better = (error < best[0])[:, None]
         scale, zero_point = grid.scale.where(is_better, best[1]), grid.zero_point.where(is_better, best[2])
         best = torch.minimum(error, best[0]), scale, zero_point
-    return replace(grids[0], scale=best[1], zero_point=best[2]), best[0]
+    return replace(grids[0], scale=best[1], zero_point=best[2])
 
 
 def _shrunk_grids(fitted: WeightGrid, target: Tensor, spec: QuantSpec) -> list[WeightGrid]:

@@ -7,6 +7,7 @@ bits; what it stands for are codes of a finer grid, whose differences are intege
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from .levels import search_levels
@@ -14,7 +15,20 @@ from .quantizers.levels import FINE_CODES
 from .scale_search import affine_parameters
 from .weight_grid import FINER, WeightGrid
 
-COLUMNS = 512  # of a weight that choose the levels
+
+def dearest_columns(target: Tensor, variances: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """Return up to `count` columns of a weight (out, in), and what a squared error in each costs.
+
+    They are those whose weights cost most; where all cost alike (None), every so many.
+    """
+    if variances is None:
+        columns = target[:, :: -(-target.shape[1] // count)]
+        return columns, torch.ones_like(columns[0])
+    variances = variances.to(target.dtype)
+    if target.shape[1] <= count:
+        return target, variances
+    chosen = (variances * target.square().sum(0)).topk(count).indices.sort().values
+    return target[:, chosen], variances[chosen]
 
 
 def search_weight_levels(target: Tensor, variances: Tensor, bits: int) -> WeightGrid:
@@ -23,12 +37,11 @@ def search_weight_levels(target: Tensor, variances: Tensor, bits: int) -> Weight
     Zero is a level of every row.
 
     Args:
-        target: (out, in), at least one column; of many columns some are searched.
+        target: (out, in), at least one column.
         variances: what a squared error in a column costs, (in,), not negative.
     """
-    step = -(-target.shape[1] // COLUMNS)
-    columns, counts = target.T[::step].contiguous(), variances[::step].to(target.dtype)
-    found = search_levels(columns, counts, columns.new_ones(len(target)).double(), bits, contains_zero=True)
+    rows = target.new_ones(len(target)).double()
+    found = search_levels(target.T.contiguous(), variances, rows, bits, contains_zero=True)
     largest = (2**bits - 1) * FINER
     scale, places = FINE_CODES / largest, (found.table[None] == found.zero_point[:, None]).double().argmax(1)
     table = (found.table / scale).round()
@@ -36,7 +49,8 @@ def search_weight_levels(target: Tensor, variances: Tensor, bits: int) -> Weight
     return grid.to(target.dtype)
 
 
-def levels_of_range(grid: WeightGrid, low: Tensor, high: Tensor) -> WeightGrid:
-    """Return the grid with the same table from `low` <= 0 to `high` >= 0, (out, 1), moved so that zero is a level."""
-    scale, zero_point = affine_parameters(low, high, grid.max_code)
-    return replace(grid, scale=scale, zero_point=replace(grid, scale=scale).nearest_(zero_point))
+def levels_of_range(table: Tensor, low: Tensor, high: Tensor) -> WeightGrid:
+    """Return the grid with a table from `low` <= 0 to `high` >= 0, (out, 1), moved so that zero is a level."""
+    scale, zero_point = affine_parameters(low, high, (len(table) - 1) * FINER)
+    grid = WeightGrid(scale, zero_point, (len(table) - 1) * FINER, table=table)
+    return replace(grid, zero_point=grid.nearest_(zero_point))

@@ -146,9 +146,17 @@ def test_wide_layers_held_as_rows_have_levels() -> None:
 
 
 def test_a_range_is_moved_until_zero_is_a_level() -> None:
-    grid = levels_of_range(table_grid(2), torch.tensor([[-1.0], [0.0]]), torch.tensor([[1.8], [2.8]]))
+    table = torch.tensor([0.0, 3, 7, 12])
+    grid = levels_of_range(table, torch.tensor([[-0.4], [0.0]]), torch.tensor([[0.8], [1.2]]))
     torch.testing.assert_close(grid.scale, torch.tensor([[0.1], [0.1]]))
-    assert grid.zero_point.flatten().tolist() == [9, 0]
+    assert grid.zero_point.flatten().tolist() == [3, 0]
+
+
+def test_between_two_levels_the_smaller_is_taken_and_the_ends_are_kept() -> None:
+    table = torch.tensor([0.0, 3, 7, 12])
+    grid = WeightGrid(torch.ones(1, 1), torch.zeros(1, 1), 12, table=table)
+    codes = torch.tensor([-9.0, 0.0, 1.5, 1.500001, 5.0, 5.1, 9.5, 9.6, 12.0, 99.0])
+    assert grid.nearest_(codes.clone()).tolist() == [0, 0, 0, 3, 3, 7, 7, 12, 12, 12]
 
 
 def test_methods_that_step_from_code_to_code_refuse_tables() -> None:
