@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..core.weight_grid import WeightGrid
+from ..core.weight_grid import FINER, WeightGrid
 from ..nn.layers import QuantLayer
 from .packing import pack, unpack, words
 from .record import LayerRecord
@@ -74,8 +74,9 @@ def unpack_weight(record: LayerRecord, state: Mapping[str, Tensor]) -> State:
         table = state['weight_table']
         _expect('weight_zero_point', zero_point, torch.uint8, (rows, 1))
         _expect('weight_table', table, torch.uint8, (2**bits,))
-        if bool((table.int().diff() < 0).any()):
-            raise ValueError('weight_table is not in ascending order')
+        largest = FINER * record.weight.max_code
+        if bool((table.int().diff() < 0).any()) or int(table[-1]) > largest or int(zero_point.max()) > largest:
+            raise ValueError(f'weight_table is not in ascending order, or it or a zero point reaches beyond {largest}')
         zero_point = zero_point.to(scale.dtype)
     else:
         _expect('weight_zero_point', zero_point, torch.int32, (words(rows, bits), 1))

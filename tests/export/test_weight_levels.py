@@ -52,13 +52,14 @@ def test_kernels_get_integers_of_six_bits_and_a_sign(model) -> None:
         assert (graph_weight(layer).codes == found.codes.numpy()).all()
 
 
-def test_a_table_out_of_order_is_refused(model, tmp_path) -> None:
+@pytest.mark.parametrize('change', [lambda table: table.flip(0), lambda table: table + 1])
+def test_a_table_that_is_none_is_refused(change, model, tmp_path) -> None:
     save_quantized(model, tmp_path / 'model.safetensors')
     contents = read(tmp_path / 'model.safetensors')
     name = next(key for key in contents.tensors if key.endswith('weight_table'))
-    contents.tensors[name] = contents.tensors[name].flip(0)
+    contents.tensors[name] = change(contents.tensors[name])
     write(tmp_path / 'model.safetensors', contents)
-    with pytest.raises(ValueError, match='weight_table is not in ascending order'):
+    with pytest.raises(ValueError, match='weight_table is not in ascending order, or it or a zero point'):
         load_into_(fresh(make_swin), tmp_path / 'model.safetensors')
 
 
