@@ -81,6 +81,22 @@ class CalibrationTask(ABC):
         """
         return None
 
+    def more_rows(
+        self, model: nn.Module, name: str, indices: Sequence[int], x: Tensor, count: int, seed: int
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return what appends rows to the input of layer `name`, of any model, that none of the images shows.
+
+        Args:
+            model: the float model.
+            indices: as in `relevance`, which from now on knows of the new rows, too.
+            x: the layer's input in this model.
+            count: of the new rows. seed: of their choice.
+
+        Returns:
+            None where no rows can be made.
+        """
+        return None
+
     def __call__(self, model: nn.Module) -> None:
         for indices in self.groups():
             self.forward_group(model, indices)

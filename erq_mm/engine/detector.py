@@ -1,7 +1,8 @@
 """Calibration images of a detector: its own full forward, its own loss, and its dense predictions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -85,13 +86,20 @@ class DetectorTask(ImageTask):
 
         What a box head says of the background is thrown away but for its score.
         """
-        layer = model.get_submodule(name)
-        for detector_name, detector in two_stage_parts(model).items():
-            for stage, head in enumerate(box_stages(detector.roi_head)[1]):
-                if any(module is layer for module in head.modules()):
-                    found = [self._memory(index, detector_name).foreground(stage) for index in indices]
-                    return torch.cat(found)
-        return None
+        place = _box_stage(model, name)
+        if place is None:
+            return None
+        return torch.cat([self._memory(index, place.detector).foreground(place.stage) for index in indices])
+
+    def more_rows(
+        self, model: nn.Module, name: str, indices: Sequence[int], x: Tensor, count: int, seed: int
+    ) -> Callable[[Tensor], Tensor] | None:
+        """Return what mixes more regions of an image's own behind them, where a box head gets them."""
+        place = _box_stage(model, name)
+        if place is None or len(indices) != 1:
+            return None
+        mix = self._memory(indices[0], place.detector).mix(place.head, place.stage, x, count, seed)
+        return None if mix is None else mix.appended
 
     def check(self, model: nn.Module) -> None:
         """Raise ValueError if no image gives a proposal: the box head would never be calibrated."""
@@ -138,6 +146,25 @@ class DetectorTask(ImageTask):
 
     def _preprocess(self, model: nn.Module, index: int) -> dict[str, Any]:
         return model.data_preprocessor(self._batch(index), False)
+
+
+@dataclass(frozen=True)
+class _BoxStage:
+    """A stage of the region head of a detector in a model."""
+
+    detector: str
+    head: nn.Module
+    stage: int
+
+
+def _box_stage(model: nn.Module, name: str) -> _BoxStage | None:
+    """Return in which box head of a known two-stage detector a layer is, if it is in one."""
+    layer = model.get_submodule(name)
+    for detector_name, detector in two_stage_parts(model).items():
+        for stage, head in enumerate(box_stages(detector.roi_head)[1]):
+            if any(module is layer for module in head.modules()):
+                return _BoxStage(detector_name, detector.roi_head, stage)
+    return None
 
 
 def _pairs_rows(detector: BaseDetector, part: str) -> bool:

@@ -1,5 +1,6 @@
 """The regions of interest of a two-stage detector: those of the float model go through the heads in every run."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..calibration.sequential.rows import RELEVANCE_FLOOR
+from .mixed_regions import RegionMix, draw_mix
 from .stand_ins import own_method, replaced
 
 Features = tuple[Tensor, ...] | list[Tensor]
@@ -59,11 +62,13 @@ class _BoxCall:
         stage: whose head it is.
         rois: regions of interest, (n, 5).
         foreground: the probability that a region shows an object of any class, (n,).
+        mixed: the same of regions that have been mixed from these in the present run.
     """
 
     stage: int
     rois: Tensor
     foreground: Tensor | None = None
+    mixed: Tensor | None = None
 
 
 @dataclass
@@ -111,10 +116,40 @@ class RegionMemory:
         return any(len(call.rois) for detection in self.detections for call in detection.boxes)
 
     def foreground(self, stage: int) -> Tensor:
-        """Return the float model's probabilities that the regions of a stage show objects, in order, (n,)."""
-        calls = [call for detection in self.detections for call in detection.boxes if call.stage == stage]
+        """Return the float model's probabilities that the regions of a stage show objects, in order, (n,).
+
+        Those of regions mixed from them (`mix`) come behind them.
+        """
+        calls = self._calls(stage)
         found = [call.rois.new_ones(len(call.rois)) if call.foreground is None else call.foreground for call in calls]
+        found += [call.mixed for call in calls if call.mixed is not None]
         return torch.cat(found) if found else torch.zeros(0)
+
+    def mix(self, head: nn.Module, stage: int, x: Tensor, count: int, seed: int) -> RegionMix | None:
+        """Return how more regions are made of those of a stage, drawn by their relevance, and remember what they show.
+
+        Args:
+            head: the float model's region head.
+            x: what a layer of the stage's box head gets from it.
+            count: of the new regions. seed: of the draw.
+
+        Returns:
+            None where there are no regions, the layer does not get them as they are cut out, or nothing is known of
+            what they show.
+        """
+        extractor, box_head = (part[stage] for part in box_stages(head))
+        calls = self._calls(stage)
+        shape = (len(x), extractor.out_channels, *extractor.roi_layers[0].output_size)
+        is_cut_out = len(calls) == 1 and len(calls[0].rois) == len(x) and x.numel() == math.prod(shape)
+        if not is_cut_out or not len(x) or calls[0].foreground is None:
+            return None
+        mix = draw_mix(calls[0].foreground + RELEVANCE_FLOOR, shape[2:], count, seed)
+        scores, _ = box_head(mix.mixed(x.view(shape)))
+        calls[0].mixed = _foreground(box_head, scores)
+        return mix
+
+    def _calls(self, stage: int) -> list[_BoxCall]:
+        return [call for detection in self.detections for call in detection.boxes if call.stage == stage]
 
     @property
     def labels(self) -> InstanceData | None:
@@ -223,7 +258,7 @@ class _Replay(_Run):
         has_mask_rois = found.mask_rois is not None and len(found.mask_rois) > 0
         needs_maps = self.pastes_masks or has_mask_rois or not ignores_masks(self.detector)
         for place, call in enumerate(found.boxes):
-            stage, rois = call.stage, call.rois
+            stage, rois, call.mixed = call.stage, call.rois, None
             is_last = place == len(found.boxes) - 1 and not needs_maps
             with _last_use(head, stage, features) if is_last else nullcontext():
                 if isinstance(head, CascadeRoIHead):

@@ -21,6 +21,7 @@ class SequentialOptions:
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
         region_weights: let errors of regions that the float model takes for background count little, in the heads that
             look at regions.
+        mixed_regions: how many more regions are made of those of every image, for the heads that look at regions.
         balance: give queries, keys and values coordinates in which one range serves all channels (`core.balance`).
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
         dealing: give hidden units whose rounding costs most the places of others (`dealing`); where inputs have tables.
@@ -35,6 +36,7 @@ class SequentialOptions:
     clipping: bool = True
     token_weights: bool = True
     region_weights: bool = True
+    mixed_regions: int = 1200
     balance: bool = True
     residual_target: bool = True
     dealing: bool = True
@@ -43,8 +45,10 @@ class SequentialOptions:
     def __post_init__(self) -> None:
         if isinstance(self.rows, bool) or not isinstance(self.rows, int) or self.rows < 1:
             raise ValueError(f'sequential rows must be a positive integer, got {self.rows!r}')
-        if isinstance(self.tuning, bool) or not isinstance(self.tuning, int) or self.tuning < 0:
-            raise ValueError(f'sequential tuning must be a whole number of steps, got {self.tuning!r}')
+        for name in ('tuning', 'mixed_regions'):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                raise ValueError(f'sequential {name} must be a whole number, got {value!r}')
         for name in ('damping', 'code_damping', 'margin'):
             value = getattr(self, name)
             if value is not None and not value > 0:

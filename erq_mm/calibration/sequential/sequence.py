@@ -17,6 +17,7 @@ from .rows import Rows, choose_rows, joined, pick_rows, relevance_weights, row_c
 from .streams import Stop, Streams, counted_calls
 
 SEED_STEP = 1009
+MADE_ROWS = 4  # times as many rows are kept where a task can make some
 
 
 class Fitter(Protocol):
@@ -55,13 +56,14 @@ class LayerSequence:
     Args:
         calibration: its model, which nothing has put on its grids yet.
         rows: of a layer that are kept at most, of all images together.
+        more_rows: how many a task may make of every group of images; where it can, four times as many are kept.
 
     Attributes:
         reference: the float model, as it was when the sequence was made.
     """
 
-    def __init__(self, calibration: Calibration, rows: int) -> None:
-        self.calibration, self.limit = calibration, rows
+    def __init__(self, calibration: Calibration, rows: int, more_rows: int = 0) -> None:
+        self.calibration, self.limit, self.more_rows = calibration, rows, more_rows
         self.model, self.task = calibration.model, calibration.task
         self.groups = self.task.groups()
         self.blocks: dict[str, list[SiteState]] = {}
@@ -134,9 +136,20 @@ class LayerSequence:
             self._layer_rows(state, place, groups[place], *pair, seed)
             for place, pair in enumerate(zip(stops, known, strict=True))
         ]
-        for index in groups:
+        for stop, index in zip(known, groups, strict=True):
+            self._add_rows(stop, index, quantized, floating)
             floating.advance(index)
         self._fit_layer(state, parts)
+
+    def _add_rows(self, stop: Stop, index: int, *streams: Streams) -> None:
+        """Let the forwards of a group go on from a layer, not fitted to them itself, with rows that the task makes."""
+        if not self.more_rows:
+            return
+        seed = SEED_STEP * index + self.calibration.seed
+        add = self.task.more_rows(self.reference, stop.unit, self.groups[index], stop.args[0], self.more_rows, seed)
+        if add is not None:
+            for stream in streams:
+                stream.additions[stop.unit, index] = add
 
     def _change_stopped(self, unit: str, stream: Streams) -> None:
         """Let a layer outside of blocks go on with what its LayerNorm would give now that it is folded."""
@@ -172,12 +185,12 @@ class LayerSequence:
         self.fitter.fit_products(states, samples)
 
     def _layer_rows(self, state: SiteState, index: int, group: int, quantized: Stop, floating: Stop, seed: int) -> Rows:
-        limit = rows_per_image(state.layer, self.limit, len(self.groups))
         x, x_q = floating.args[0], quantized.args[0]
         total = row_count(state.layer, x)
-        chosen = choose_rows(total, limit, seed + index)
-        rows, rows_q = (pick_rows(state.layer, [tensor], chosen) for tensor in (x, x_q))
         weights = relevance_weights(self.task.relevance(self.model, state.name, self.groups[group]), total)
+        limit = self.limit * (MADE_ROWS if self.more_rows and weights is not None else 1)
+        chosen = choose_rows(total, rows_per_image(state.layer, limit, len(self.groups)), seed + index)
+        rows, rows_q = (pick_rows(state.layer, [tensor], chosen) for tensor in (x, x_q))
         weights = None if weights is None else weights.to(rows.device, rows.dtype)[chosen.to(rows.device)]
         return Rows(rows, self._folded(state, rows_q), None, weights, torch.full((len(rows),), index))
 

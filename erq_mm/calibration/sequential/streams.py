@@ -26,7 +26,11 @@ class Stop:
 
 
 class _Forward(greenlet):
-    """A forward that hands every `Stop` to whoever runs it."""
+    """A forward of a group of images that hands every `Stop` to whoever runs it."""
+
+    def __init__(self, run: Callable[[], None], index: int) -> None:
+        super().__init__(run)
+        self.index = index
 
 
 class Streams:
@@ -40,7 +44,8 @@ class Streams:
 
     Attributes:
         stops: where every forward is now; None once it has ended.
-        changes: unit -> what its first argument has become since the forward stopped there.
+        changes: unit -> what its first argument has become since a forward stopped there.
+        additions: (unit, forward) -> what appends rows to its first argument before the forward goes on.
     """
 
     def __init__(
@@ -48,11 +53,14 @@ class Streams:
     ) -> None:
         self.model, self.done = model, set[str]()
         self.changes: dict[str, Callable[[Tensor], Tensor]] = {}
+        self.additions: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
         self._handles = [
             model.get_submodule(unit).register_forward_pre_hook(self._gate(unit), with_kwargs=True, prepend=True)
             for unit in units
         ]
-        self._forwards = [_Forward(lambda group=group: task.forward_group(model, group)) for group in groups]
+        self._forwards = [
+            _Forward(lambda group=group: task.forward_group(model, group), index) for index, group in enumerate(groups)
+        ]
         self.stops: list[Stop | None] = [None] * len(groups)
 
     def start(self) -> None:
@@ -82,7 +90,13 @@ class Streams:
             if not isinstance(current, _Forward) or unit in self.done:
                 return None
             current.parent.switch(Stop(unit, args, keywords))
-            return ((self.changes[unit](args[0]), *args[1:]), keywords) if unit in self.changes else None
+            altered = [self.changes.get(unit), self.additions.pop((unit, current.index), None)]
+            if not any(altered):
+                return None
+            first, *others = args
+            for alter in filter(None, altered):
+                first = alter(first)
+            return (first, *others), keywords
 
         return stop
 

@@ -21,7 +21,7 @@ def sequential(calibration: Calibration, **options: Any) -> None:
     """
     chosen = SequentialOptions(**options)
     with torch.no_grad(), full_precision():
-        sequence = LayerSequence(calibration, chosen.rows)
+        sequence = LayerSequence(calibration, chosen.rows, chosen.mixed_regions)
         fitter = LayerFitter(calibration, sequence.reference, chosen)
         sequence.run(fitter)
         calibration.notes += damping_notes(fitter.left_out, fitter.damped) + dealing_notes(fitter.dealt)

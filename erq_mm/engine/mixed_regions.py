@@ -1,0 +1,67 @@
+"""More regions of interest than an image has: two of its regions, cut and put together (CutMix, Yun et al., ICCV 2019).
+
+A few images show a few dozen objects, and the last layers of a box head are fitted to these alone. What the float head
+makes of parts of two regions it can be asked, so that no labels have to be mixed.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class RegionMix:
+    """Which regions are put together, and how.
+
+    Attributes:
+        pairs: two regions each, int64 (2, mixed).
+        flipped: whether either is taken from right to left, bool (2, mixed).
+        is_first: the places that are the first one's, bool (mixed, height, width).
+    """
+
+    pairs: Tensor
+    flipped: Tensor
+    is_first: Tensor
+
+    def mixed(self, regions: Tensor) -> Tensor:
+        """Return the new regions alone, (mixed, channels, height, width)."""
+        first, second = (
+            torch.where(flipped.to(regions.device)[:, None, None, None], part.flip(-1), part)
+            for part, flipped in zip(regions[self.pairs.to(regions.device)], self.flipped, strict=True)
+        )
+        return torch.where(self.is_first.to(regions.device)[:, None], first, second)
+
+    def appended(self, x: Tensor) -> Tensor:
+        """Return regions, flattened behind their channels or not, (n, ...), and the new ones behind them."""
+        regions = x.view(len(x), -1, *self.is_first.shape[1:])
+        return torch.cat([x, self.mixed(regions).view(-1, *x.shape[1:])])
+
+
+def draw_mix(chances: Tensor, size: tuple[int, int], count: int, seed: int) -> RegionMix:
+    """Draw pairs of regions, sides and cuts.
+
+    Args:
+        chances: how likely every region is to be drawn, (n,), not negative, one of them positive.
+        size: height and width of regions.
+        count: of the new ones.
+        seed: of the draw.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chances = chances.double().cpu()
+    pairs = torch.multinomial(chances.expand(2, -1), count, replacement=True, generator=generator)
+    flipped = torch.rand(2, count, generator=generator) < 0.5
+    return RegionMix(pairs, flipped, _cuts(size, count, generator))
+
+
+def _cuts(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
+    """Return regions cut along a row or a column, at any place: which side is the first one's, bool (count, *size)."""
+    height, width = size
+    lines = torch.where(torch.rand(count, generator=generator) < 0.5, 1, 0)
+    places = torch.rand(count, generator=generator)
+    rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
+    at_row, at_column = (1 + (places * (length - 1)).floor() for length in size)
+    is_above = (rows < at_row[:, None, None]).expand(count, height, width)
+    is_left = (columns < at_column[:, None, None]).expand(count, height, width)
+    is_first = torch.where(lines[:, None, None] == 1, is_above, is_left)
+    return is_first ^ (torch.rand(count, generator=generator) < 0.5)[:, None, None]
