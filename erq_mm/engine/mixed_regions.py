@@ -44,7 +44,7 @@ def draw_mix(chances: Tensor, size: tuple[int, int], count: int, seed: int) -> R
     Args:
         chances: how likely every region is to be drawn, (n,), not negative, one of them positive.
         size: height and width of regions.
-        count: of the new ones.
+        count: of the new ones, at least one.
         seed: of the draw.
     """
     generator = torch.Generator().manual_seed(seed)

@@ -270,6 +270,48 @@ def test_regions_count_by_what_the_float_model_sees_in_them(name: str, part: str
         assert task.relevance(model, part + layer, [0, 1]) is None
 
 
+@pytest.mark.parametrize(('name', 'stage'), [('mask-rcnn', ''), ('cascade-mask-rcnn', '.1')])
+def test_more_regions_are_those_of_the_image_and_count_by_what_the_float_model_sees(
+    name: str, stage: str, build
+) -> None:
+    model, images = build(name)
+    task = DetectorTask(images[:1], False)
+    head = model.get_submodule(f'roi_head.bbox_head{stage}')
+    seen: dict[str, list[torch.Tensor]] = {'regions': [], 'scores': []}
+    head.register_forward_pre_hook(lambda _m, args: seen['regions'].append(args[0]))
+    head.register_forward_hook(lambda _m, _args, output: seen['scores'].append(output[0]))
+    first, second = (f'roi_head.bbox_head{stage}.{layer}' for layer in ('shared_fcs.0', 'shared_fcs.1'))
+    with torch.no_grad():
+        task(model)
+        regions = seen['regions'][0]
+        rows = regions.flatten(1)
+        add = task.more_rows(model, first, [0], rows, 20, seed=0)
+        added = add(rows)
+        assert torch.equal(added[: len(rows)], rows) and len(added) == len(rows) + 20
+        torch.testing.assert_close(seen['regions'][1].flatten(1), added[len(rows) :])
+        shown = torch.cat([1 - scores.softmax(1)[:, -1] for scores in seen['scores']])
+        torch.testing.assert_close(task.relevance(model, second, [0]), shown)
+        columns = model.get_submodule(second).in_features
+        assert task.more_rows(model, second, [0], rows[:, :columns], 20, seed=0) is None  # not what is cut out
+        assert task.more_rows(model, 'rpn_head.rpn_conv', [0], rows, 20, seed=0) is None
+        task(model)  # another run knows of its own rows alone
+        assert len(task.relevance(model, second, [0])) == len(rows)
+
+
+def test_layers_behind_the_first_of_a_box_head_are_fitted_to_more_regions(build) -> None:
+    model, images = build('mask-rcnn')
+    rows = {}
+    for count in (0, 50):
+        recipe = {'type': 'serq', 'mixed_regions': count, 'views': 1}
+        report = erq_mm.quantize_(copy.deepcopy(model), DetectorTask(images, False), recipe, 4, 4)
+        rows[count] = {
+            layer.name.split('bbox_head.')[1]: layer.rows for layer in report.layers if 'bbox_head' in layer.name
+        }
+    first = 'shared_fcs.0'
+    assert rows[50].pop(first) == rows[0].pop(first)
+    assert rows[50] == {name: count + 2 * 50 for name, count in rows[0].items()} and len(rows[50]) == 3
+
+
 def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) -> None:
     class Growing(MaskRCNN):
         runs = 0

@@ -232,7 +232,9 @@ def test_published_grids_are_those_of_repq() -> None:
         assert float(found.scale) == pytest.approx(float(wanted.scale), rel=1e-5)
 
 
-@pytest.mark.parametrize('option', [{'rows': 0}, {'damping': -1.0}, {'margin': 0}, {'rows': True}])
+@pytest.mark.parametrize(
+    'option', [{'rows': 0}, {'damping': -1.0}, {'margin': 0}, {'rows': True}, {'mixed_regions': -1}]
+)
 def test_bad_options_are_refused(option: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f'sequential {next(iter(option))}'):
         SequentialOptions(**option)

@@ -64,6 +64,23 @@ def test_a_changed_input_is_what_the_unit_goes_on_with() -> None:
     streams.close()
 
 
+def test_rows_are_added_behind_the_stop_of_one_forward_once() -> None:
+    model, task = Backwards(), task_of(2)
+    streams = Streams(model, task, task.groups(), ['first', 'last'])
+    streams.start()
+    rows = [stop.args[0] for stop in streams.stops]
+    streams.changes['first'] = torch.zeros_like  # goes first
+    streams.additions['first', 1] = lambda x: torch.cat([x, x + 1])
+    for index in (0, 1):
+        streams.advance(index)
+    for index, x in enumerate((torch.zeros(2, 3), torch.cat([torch.zeros(2, 3), torch.ones(2, 3)]))):
+        assert len(rows[index]) == 2
+        expected = model.middle(model.first(x).relu()).relu()
+        torch.testing.assert_close(streams.stops[index].args[0], expected)
+    assert not streams.additions
+    streams.close()
+
+
 def test_units_that_are_done_are_passed_through() -> None:
     model, task = Backwards(), task_of(1)
     streams = Streams(model, task, task.groups(), ['first', 'last'])
