@@ -21,6 +21,7 @@ recipes = [
     dict(type='serq', correct=False, label='codes only'),
     dict(type='serq', token_weights=False, label='all tokens alike'),
     dict(type='serq', region_weights=False, label='all regions alike'),
+    dict(type='serq', mixed_regions=0, label='no mixed regions'),
     dict(type='serq', residual_target=False, label='without the stream'),
     dict(type='serq', margin=1.0, label='ranges not widened'),
     dict(type='serq', balance=False, label='channels not balanced'),

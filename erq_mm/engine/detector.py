@@ -17,7 +17,7 @@ from ..calibration.task import CalibrationTask, Predictions
 from .image_copies import altered_copies
 from .model_kinds import ImageTask
 from .objectives import dense_divergence, detector_loss
-from .two_stage import RegionMemory, box_stages, evaluated_part, ignores_masks, is_known_two_stage, two_stage_parts
+from .two_stage import RegionMemory, evaluated_part, ignores_masks, is_known_two_stage, stages, two_stage_parts
 
 
 class DetectorTask(ImageTask):
@@ -161,7 +161,7 @@ def _box_stage(model: nn.Module, name: str) -> _BoxStage | None:
     """Return in which box head of a known two-stage detector a layer is, if it is in one."""
     layer = model.get_submodule(name)
     for detector_name, detector in two_stage_parts(model).items():
-        for stage, head in enumerate(box_stages(detector.roi_head)[1]):
+        for stage, head in enumerate(stages(detector.roi_head.bbox_head)):
             if any(module is layer for module in head.modules()):
                 return _BoxStage(detector_name, detector.roi_head, stage)
     return None

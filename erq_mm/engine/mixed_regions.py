@@ -34,8 +34,8 @@ class RegionMix:
 
     def appended(self, x: Tensor) -> Tensor:
         """Return regions, flattened behind their channels or not, (n, ...), and the new ones behind them."""
-        regions = x.view(len(x), -1, *self.is_first.shape[1:])
-        return torch.cat([x, self.mixed(regions).view(-1, *x.shape[1:])])
+        regions = x.reshape(len(x), -1, *self.is_first.shape[1:])
+        return torch.cat([x, self.mixed(regions).reshape(-1, *x.shape[1:])])
 
 
 def draw_mix(chances: Tensor, size: tuple[int, int], count: int, seed: int) -> RegionMix:

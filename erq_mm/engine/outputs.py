@@ -1,14 +1,14 @@
 """What a detector computes on one image, part by part: the features, and what its heads say before any threshold."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from mmdet.models.dense_heads.base_dense_head import BaseDenseHead
 from torch import Tensor, nn
 
-from .two_stage import evaluated_part, is_known_two_stage
+from .two_stage import evaluated_part, is_known_two_stage, stages
 
 # a part, or with a number behind a dot one of its levels or stages -> its tensors, in the order of the calls
 Outputs = dict[str, list[Tensor]]
@@ -40,17 +40,13 @@ def _watched_parts(detector: nn.Module) -> list[tuple[nn.Module, Note]]:
     if isinstance(getattr(detector, 'rpn_head', None), BaseDenseHead):
         parts.append((detector.rpn_head, _pair_noter('rpn', '')))
     if is_known_two_stage(detector):
-        for stage, head in enumerate(_stages(detector.roi_head.bbox_head)):
+        for stage, head in enumerate(stages(detector.roi_head.bbox_head)):
             parts.append((head, _pair_noter('box', f'.{stage}')))
-        masks = _stages(detector.roi_head.mask_head) if detector.roi_head.with_mask else []
+        masks = stages(detector.roi_head.mask_head) if detector.roi_head.with_mask else []
         parts += [(head, _single_noter(f'mask.{stage}')) for stage, head in enumerate(masks)]
     elif isinstance(getattr(detector, 'bbox_head', None), BaseDenseHead):
         parts.append((detector.bbox_head, _pair_noter('box', '')))
     return parts
-
-
-def _stages(head: nn.Module) -> Sequence[nn.Module]:
-    return list(head) if isinstance(head, nn.ModuleList) else [head]
 
 
 def _note_levels(found: Outputs, output: Any) -> None:

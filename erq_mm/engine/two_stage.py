@@ -11,6 +11,7 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import SemiBaseDetector, TwoStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
@@ -134,17 +135,19 @@ class RegionMemory:
             count: of the new regions. seed: of the draw.
 
         Returns:
-            None where there are no regions, the layer does not get them as they are cut out, or nothing is known of
-            what they show.
+            None where there are no regions, an extractor that is no mmdet one cuts them out, the layer does not get
+            them as they are, or nothing is known of what they show.
         """
-        extractor, box_head = (part[stage] for part in box_stages(head))
+        extractor, box_head = (stages(part)[stage] for part in (head.bbox_roi_extractor, head.bbox_head))
         calls = self._calls(stage)
+        if not isinstance(extractor, BaseRoIExtractor):
+            return None
         shape = (len(x), extractor.out_channels, *extractor.roi_layers[0].output_size)
         is_cut_out = len(calls) == 1 and len(calls[0].rois) == len(x) and x.numel() == math.prod(shape)
         if not is_cut_out or not len(x) or calls[0].foreground is None:
             return None
         mix = draw_mix(calls[0].foreground + RELEVANCE_FLOOR, shape[2:], count, seed)
-        scores, _ = box_head(mix.mixed(x.view(shape)))
+        scores = box_head(mix.mixed(x.reshape(shape)))[0]
         calls[0].mixed = _foreground(box_head, scores)
         return mix
 
@@ -284,7 +287,8 @@ def _recorded_boxes(head: nn.Module) -> Iterator[list[_BoxCall]]:
     """Collect the calls of the box heads while the block runs."""
     calls: list[_BoxCall] = []
     with ExitStack() as stack:
-        for stage, (extractor, box_head) in enumerate(zip(*box_stages(head), strict=True)):
+        pairs = zip(stages(head.bbox_roi_extractor), stages(head.bbox_head), strict=True)
+        for stage, (extractor, box_head) in enumerate(pairs):
 
             def note_rois(_module: nn.Module, args: tuple, stage: int = stage) -> None:
                 calls.append(_BoxCall(stage, args[1].clone()))
@@ -298,12 +302,9 @@ def _recorded_boxes(head: nn.Module) -> Iterator[list[_BoxCall]]:
         yield calls
 
 
-def box_stages(head: nn.Module) -> tuple[list[nn.Module], list[nn.Module]]:
-    """Return the extractors of regions and the box heads of a known region head, stage by stage."""
-    extractors, heads = (
-        list(part) if isinstance(part, nn.ModuleList) else [part] for part in (head.bbox_roi_extractor, head.bbox_head)
-    )
-    return extractors, heads
+def stages(part: nn.Module) -> list[nn.Module]:
+    """Return what a part of a known region head (box heads, mask heads, extractors) is, stage by stage."""
+    return list(part) if isinstance(part, nn.ModuleList) else [part]
 
 
 def _foreground(head: nn.Module, scores: Tensor) -> Tensor:
@@ -318,7 +319,7 @@ def _last_use(head: nn.Module, stage: int, maps: Features) -> Iterator[None]:
 
     A forward that stops in a box head would hold them all the while: 83 MB of an 800x1216 image.
     """
-    extractor = box_stages(head)[0][stage]
+    extractor = stages(head.bbox_roi_extractor)[stage]
     cut_out = own_method(extractor, 'forward')
 
     def cut_out_and_drop(*args: Any, **keywords: Any) -> Tensor:
