@@ -57,11 +57,11 @@ def draw_mix(chances: Tensor, size: tuple[int, int], count: int, seed: int) -> R
 def _cuts(size: tuple[int, int], count: int, generator: torch.Generator) -> Tensor:
     """Return regions cut along a row or a column, at any place: which side is the first one's, bool (count, *size)."""
     height, width = size
-    lines = torch.where(torch.rand(count, generator=generator) < 0.5, 1, 0)
+    by_row = torch.rand(count, generator=generator) < 0.5
     places = torch.rand(count, generator=generator)
     rows, columns = torch.arange(height)[:, None], torch.arange(width)[None]
     at_row, at_column = (1 + (places * (length - 1)).floor() for length in size)
     is_above = (rows < at_row[:, None, None]).expand(count, height, width)
     is_left = (columns < at_column[:, None, None]).expand(count, height, width)
-    is_first = torch.where(lines[:, None, None] == 1, is_above, is_left)
+    is_first = torch.where(by_row[:, None, None], is_above, is_left)
     return is_first ^ (torch.rand(count, generator=generator) < 0.5)[:, None, None]
