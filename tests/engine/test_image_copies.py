@@ -35,6 +35,29 @@ def test_sizes_go_with_their_meta_data() -> None:
     assert altered_copies(image, 2, seed=0, with_scales=False)[0]['inputs'].shape == image['inputs'].shape
 
 
+def test_colours_take_every_other_order_before_one_comes_again() -> None:
+    image = packed()
+    image['inputs'] = torch.tensor([10, 90, 240], dtype=torch.uint8)[:, None, None].expand(3, 8, 8).contiguous()
+    copies = altered_copies(image, 5, seed=1, with_scales=False)
+    ranks = [copy['inputs'][:, 0, 0].float() for copy in copies]
+    ranks[3] = 255 - ranks[3]  # the inverted one
+    orders = {tuple(rank.argsort().tolist()) for rank in ranks}
+    assert len(orders) == 5 and (0, 1, 2) not in orders
+
+
+def test_a_plain_copy_has_the_same_values_in_other_channels() -> None:
+    image = packed()
+    plain = altered_copies(image, 5, seed=2, with_scales=False)[1]['inputs']
+    assert sorted(channel.sum().item() for channel in plain) == sorted(c.sum().item() for c in image['inputs'])
+    assert not torch.equal(plain, image['inputs'])
+
+
+@pytest.mark.parametrize('channels', [1, 2, 5])
+def test_other_numbers_of_channels(channels: int) -> None:
+    image = packed() | {'inputs': torch.randint(0, 256, (channels, 8, 12), dtype=torch.uint8)}
+    assert [len(copy['inputs']) for copy in altered_copies(image, 6, seed=0)] == [channels] * 6
+
+
 def test_images_that_are_no_pixels_have_none() -> None:
     assert altered_copies(packed() | {'inputs': torch.rand(3, 8, 8)}, 5, seed=0) == []
 
