@@ -82,14 +82,11 @@ class DetectorTask(ImageTask):
         return False
 
     def relevance(self, model: nn.Module, name: str, indices: Sequence[int]) -> Tensor | None:
-        """Return the float model's probability that a region shows an object, of the layers of box heads.
-
-        What a box head says of the background is thrown away but for its score.
-        """
+        """Return what regions of interest count in the layers of box heads (`RegionMemory.relevance`)."""
         place = _box_stage(model, name)
         if place is None:
             return None
-        return torch.cat([self._memory(index, place.detector).foreground(place.stage) for index in indices])
+        return torch.cat([self._memory(index, place.detector).relevance(place.stage) for index in indices])
 
     def more_rows(
         self, model: nn.Module, name: str, indices: Sequence[int], x: Tensor, count: int, seed: int

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..calibration.sequential.rows import RELEVANCE_FLOOR
 from .mixed_regions import RegionMix, draw_mix
+from .region_relevance import DECAY, class_probabilities, count_rivals
 from .stand_ins import own_method, replaced
 
 Features = tuple[Tensor, ...] | list[Tensor]
@@ -63,13 +64,21 @@ class _BoxCall:
         stage: whose head it is.
         rois: regions of interest, (n, 5).
         foreground: the probability that a region shows an object of any class, (n,).
-        mixed: the same of regions that have been mixed from these in the present run.
+        rivals: how many others show the same object and have a better score, (n,).
+        mixed: the foreground of regions that have been mixed from these in the present run.
     """
 
     stage: int
     rois: Tensor
     foreground: Tensor | None = None
+    rivals: Tensor | None = None
     mixed: Tensor | None = None
+
+    def relevance(self) -> Tensor:
+        """Return what the regions count, (n,), all alike where nothing is known of what they show."""
+        if self.foreground is None:
+            return self.rois.new_ones(len(self.rois))
+        return self.foreground * DECAY**self.rivals
 
 
 @dataclass
@@ -116,18 +125,19 @@ class RegionMemory:
         """Whether a region of interest went through the box heads."""
         return any(len(call.rois) for detection in self.detections for call in detection.boxes)
 
-    def foreground(self, stage: int) -> Tensor:
-        """Return the float model's probabilities that the regions of a stage show objects, in order, (n,).
+    def relevance(self, stage: int) -> Tensor:
+        """Return how much counts what a box head makes of the regions of its stage, in order, 0 to 1, (n,).
 
-        Those of regions mixed from them (`mix`) come behind them.
+        It is the float model's probability that they show objects, less for those with rivals (`count_rivals`). That of
+        regions mixed from them (`mix`), which have none, comes behind them.
         """
         calls = self._calls(stage)
-        found = [call.rois.new_ones(len(call.rois)) if call.foreground is None else call.foreground for call in calls]
+        found = [call.relevance() for call in calls]
         found += [call.mixed for call in calls if call.mixed is not None]
         return torch.cat(found) if found else torch.zeros(0)
 
     def mix(self, head: nn.Module, stage: int, x: Tensor, count: int, seed: int) -> RegionMix | None:
-        """Return how more regions are made of those of a stage, drawn by their relevance, and remember what they show.
+        """Return how more regions are made of those of a stage, drawn by what they show, and remember what these show.
 
         Args:
             head: the float model's region head.
@@ -148,7 +158,7 @@ class RegionMemory:
             return None
         mix = draw_mix(calls[0].foreground + RELEVANCE_FLOOR, shape[2:], count, seed)
         scores = box_head(mix.mixed(x.reshape(shape)))[0]
-        calls[0].mixed = _foreground(box_head, scores)
+        calls[0].mixed = 1 - class_probabilities(box_head, scores)[:, -1]
         return mix
 
     def _calls(self, stage: int) -> list[_BoxCall]:
@@ -293,24 +303,21 @@ def _recorded_boxes(head: nn.Module) -> Iterator[list[_BoxCall]]:
             def note_rois(_module: nn.Module, args: tuple, stage: int = stage) -> None:
                 calls.append(_BoxCall(stage, args[1].clone()))
 
-            def note_scores(module: nn.Module, _args: tuple, output: tuple) -> None:
-                if output[0] is not None:  # a head may have no classes
-                    calls[-1].foreground = _foreground(module, output[0])
+            def note_outputs(module: nn.Module, _args: tuple, output: tuple) -> None:
+                scores, deltas = output
+                if scores is not None:  # a head may have no classes
+                    call, probabilities = calls[-1], class_probabilities(module, scores)
+                    call.foreground = 1 - probabilities[:, -1]
+                    call.rivals = count_rivals(module, call.rois, probabilities, deltas)
 
             stack.callback(extractor.register_forward_pre_hook(note_rois).remove)
-            stack.callback(box_head.register_forward_hook(note_scores).remove)
+            stack.callback(box_head.register_forward_hook(note_outputs).remove)
         yield calls
 
 
 def stages(part: nn.Module) -> list[nn.Module]:
     """Return what a part of a known region head (box heads, mask heads, extractors) is, stage by stage."""
     return list(part) if isinstance(part, nn.ModuleList) else [part]
-
-
-def _foreground(head: nn.Module, scores: Tensor) -> Tensor:
-    """Return one minus the probability of the background, (n,), by the rule of mmdet's own prediction."""
-    probabilities = head.loss_cls.get_activation(scores) if head.custom_cls_channels else scores.softmax(-1)
-    return 1 - probabilities.detach()[:, -1]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import nn
 
 import erq_mm
 from erq_mm.engine.detector import DetectorTask, idle_detectors
+from erq_mm.engine.region_relevance import count_rivals
 
 from .zoo import small_config
 
@@ -254,18 +255,24 @@ def test_which_rows_belong_together(name: str, layer: str, paired: bool, build) 
 def test_regions_count_by_what_the_float_model_sees_in_them(name: str, part: str, stages: list[str], build) -> None:
     model, images = build(name)
     task = DetectorTask(images, False)
-    scores: dict[str, list[torch.Tensor]] = {stage: [] for stage in stages}
-    for stage, found in scores.items():
-        head = model.get_submodule(f'{part}roi_head.bbox_head{stage}')
-        head.register_forward_hook(lambda _m, _args, output, found=found: found.append(output[0]))
+    roi_head = model.get_submodule(f'{part}roi_head')
+    calls: dict[str, list[list[torch.Tensor]]] = {stage: [] for stage in stages}
+    for stage, found in calls.items():
+        extractor, head = (roi_head.get_submodule(name + stage) for name in ('bbox_roi_extractor', 'bbox_head'))
+        extractor.register_forward_pre_hook(lambda _m, args, found=found: found.append([args[1].clone()]))
+        head.register_forward_hook(lambda _m, _args, output, found=found: found[-1].extend(output))
     with torch.no_grad():
         task(model)
-    for stage, found in scores.items():
+    for stage, found in calls.items():
         layer = f'{part}roi_head.bbox_head{stage}.fc_reg'
-        wanted = torch.cat([1 - logits.softmax(1)[:, -1] for logits in found])
-        assert len(wanted) > 0
+        head = roi_head.get_submodule(f'bbox_head{stage}')
+        rivals = [count_rivals(head, rois, logits.softmax(1), deltas) for rois, logits, deltas in found]
+        wanted = torch.cat(
+            [(1 - logits.softmax(1)[:, -1]) * 0.7**count for (_, logits, _), count in zip(found, rivals, strict=True)]
+        )
+        assert len(wanted) > 0 and sum(rivals).max() > 0
         torch.testing.assert_close(task.relevance(model, layer, [0, 1]), wanted)
-        torch.testing.assert_close(task.relevance(model, layer, [1]), wanted[len(found[0]) :])
+        torch.testing.assert_close(task.relevance(model, layer, [1]), wanted[len(rivals[0]) :])
     for layer in ('backbone.stages.0.blocks.0.ffn.layers.1', 'rpn_head.rpn_conv'):
         assert task.relevance(model, part + layer, [0, 1]) is None
 
@@ -284,13 +291,13 @@ def test_more_regions_are_those_of_the_image_and_count_by_what_the_float_model_s
     with torch.no_grad():
         task(model)
         regions = seen['regions'][0]
-        rows = regions.flatten(1)
+        rows, own = regions.flatten(1), task.relevance(model, first, [0])
         add = task.more_rows(model, first, [0], rows, 20, seed=0)
         added = add(rows)
         assert torch.equal(added[: len(rows)], rows) and len(added) == len(rows) + 20
         torch.testing.assert_close(seen['regions'][1].flatten(1), added[len(rows) :])
-        shown = torch.cat([1 - scores.softmax(1)[:, -1] for scores in seen['scores']])
-        torch.testing.assert_close(task.relevance(model, second, [0]), shown)
+        shown = 1 - seen['scores'][1].softmax(1)[:, -1]
+        torch.testing.assert_close(task.relevance(model, second, [0]), torch.cat([own, shown]))
         columns = model.get_submodule(second).in_features
         assert task.more_rows(model, second, [0], rows[:, :columns], 20, seed=0) is None  # not what is cut out
         assert task.more_rows(model, 'rpn_head.rpn_conv', [0], rows, 20, seed=0) is None

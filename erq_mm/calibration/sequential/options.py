@@ -19,8 +19,8 @@ class SequentialOptions:
             images.
         clipping: search the ranges of inputs; False takes those of `fit_activations`, the published ones.
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
-        region_weights: let errors of regions that the float model takes for background count little, in the heads that
-            look at regions.
+        region_weights: let errors of regions count little that the float model takes for background, and less of those
+            that show an object others show with a better score, in the heads that look at regions.
         mixed_regions: how many more regions are made of those of every image, for the heads that look at regions.
         balance: give queries, keys and values coordinates in which one range serves all channels (`core.balance`).
         residual_target: let the last layer of a sublayer correct the error of the stream it is added to.
