@@ -70,7 +70,7 @@ class CalibrationTask(ABC):
         return True
 
     def relevance(self, model: nn.Module, name: str, indices: Sequence[int]) -> Tensor | None:
-        """Return how much counts what the model makes of rows of layer `name`, 0 to 1, in the order of the rows.
+        """Return how much errors of rows of layer `name` count, not negative, in the order of the rows.
 
         Args:
             indices: images that run one after the other, as in `forward_group`; they have been run.

@@ -9,8 +9,19 @@ from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
 
+FLOOR = 0.2  # what the background counts, next to 1 for an object
 DECAY = 0.7  # of what a region counts, for every other one that shows the same and has a better score
 SAME_BOX = 0.5  # boxes that overlap (IoU) by more than this show the same object
+
+
+def relevance(foreground: Tensor, rivals: Tensor | None = None) -> Tensor:
+    """Return what errors of regions count, (n,).
+
+    Args:
+        foreground: probability that a region shows an object of any class, (n,).
+        rivals: of `count_rivals`; None where nobody has one.
+    """
+    return (foreground if rivals is None else foreground * DECAY**rivals) + FLOOR
 
 
 def class_probabilities(head: nn.Module, scores: Tensor) -> Tensor:

@@ -16,9 +16,8 @@ from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
-from ..calibration.sequential.rows import RELEVANCE_FLOOR
 from .mixed_regions import RegionMix, draw_mix
-from .region_relevance import DECAY, class_probabilities, count_rivals
+from .region_relevance import class_probabilities, count_rivals, relevance
 from .stand_ins import own_method, replaced
 
 Features = tuple[Tensor, ...] | list[Tensor]
@@ -75,10 +74,10 @@ class _BoxCall:
     mixed: Tensor | None = None
 
     def relevance(self) -> Tensor:
-        """Return what the regions count, (n,), all alike where nothing is known of what they show."""
+        """Return what errors of the regions count, (n,), all alike where nothing is known of what they show."""
         if self.foreground is None:
             return self.rois.new_ones(len(self.rois))
-        return self.foreground * DECAY**self.rivals
+        return relevance(self.foreground, self.rivals)
 
 
 @dataclass
@@ -126,14 +125,13 @@ class RegionMemory:
         return any(len(call.rois) for detection in self.detections for call in detection.boxes)
 
     def relevance(self, stage: int) -> Tensor:
-        """Return how much counts what a box head makes of the regions of its stage, in order, 0 to 1, (n,).
+        """Return what errors of the regions of a stage count (`region_relevance`), in order, (n,).
 
-        It is the float model's probability that they show objects, less for those with rivals (`count_rivals`). That of
-        regions mixed from them (`mix`), which have none, comes behind them.
+        Those of regions mixed from them (`mix`), of which none has a rival, come behind them.
         """
         calls = self._calls(stage)
         found = [call.relevance() for call in calls]
-        found += [call.mixed for call in calls if call.mixed is not None]
+        found += [relevance(call.mixed) for call in calls if call.mixed is not None]
         return torch.cat(found) if found else torch.zeros(0)
 
     def mix(self, head: nn.Module, stage: int, x: Tensor, count: int, seed: int) -> RegionMix | None:
@@ -156,7 +154,7 @@ class RegionMemory:
         is_cut_out = len(calls) == 1 and len(calls[0].rois) == len(x) and x.numel() == math.prod(shape)
         if not is_cut_out or not len(x) or calls[0].foreground is None:
             return None
-        mix = draw_mix(calls[0].foreground + RELEVANCE_FLOOR, shape[2:], count, seed)
+        mix = draw_mix(relevance(calls[0].foreground), shape[2:], count, seed)
         scores = box_head(mix.mixed(x.reshape(shape)))[0]
         calls[0].mixed = 1 - class_probabilities(box_head, scores)[:, -1]
         return mix

@@ -10,7 +10,6 @@ from ...nn.layers import QuantConv2d, QuantLayer
 
 ELEMENTS_PER_LAYER = 2**24  # at most this many input values of a layer are kept
 VARIANCE_FLOOR = 0.02  # of the mean variance
-RELEVANCE_FLOOR = 0.2  # what rows count of which the model makes nothing
 
 
 @dataclass
@@ -83,12 +82,10 @@ def rows_per_image(layer: QuantLayer, limit: int, images: int) -> int:
 
 
 def relevance_weights(relevance: Tensor | None, total: int) -> Tensor | None:
-    """Return what errors of `total` rows count, (total,), given the relevance that a task gives them, (n,)."""
+    """Return what errors of `total` rows count, (total,), each entry of (n,) for equally many; None if that fails."""
     if relevance is None or (total and (not len(relevance) or total % len(relevance))):
         return None
-    if not total:
-        return relevance.new_zeros(0)
-    return (relevance + RELEVANCE_FLOOR).repeat_interleave(total // len(relevance))
+    return relevance.repeat_interleave(total // len(relevance)) if total else relevance.new_zeros(0)
 
 
 def token_weights(stream: Tensor) -> Tensor:

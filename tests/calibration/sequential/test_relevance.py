@@ -6,14 +6,13 @@ import torch
 from torch import Tensor, nn
 
 import erq_mm
-from erq_mm.calibration.sequential.rows import RELEVANCE_FLOOR, relevance_weights
+from erq_mm.calibration.sequential.rows import relevance_weights
 
 
 def test_every_entry_is_as_many_rows_as_there_are_per_entry() -> None:
-    relevance = torch.tensor([0.0, 1.0])
-    floor = RELEVANCE_FLOOR
-    torch.testing.assert_close(relevance_weights(relevance, 2), torch.tensor([floor, 1 + floor]))
-    torch.testing.assert_close(relevance_weights(relevance, 4), torch.tensor([floor, floor, 1 + floor, 1 + floor]))
+    relevance = torch.tensor([0.25, 1.0])
+    torch.testing.assert_close(relevance_weights(relevance, 2), relevance)
+    torch.testing.assert_close(relevance_weights(relevance, 4), torch.tensor([0.25, 0.25, 1.0, 1.0]))
 
 
 def test_rows_that_are_no_multiple_of_the_entries_count_alike() -> None:
@@ -31,9 +30,8 @@ class Halves(erq_mm.ClassifierTask):
     """The second half of every batch is of no use to anybody."""
 
     def relevance(self, model: nn.Module, name: str, indices: list[int]) -> Tensor:
-        return torch.cat(
-            [(torch.arange(len(self.batches[index])) < len(self.batches[index]) // 2) for index in indices]
-        ).float()
+        sizes = [len(self.batches[index]) for index in indices]
+        return torch.cat([torch.arange(size) < size // 2 for size in sizes]).float() + 0.2
 
 
 def test_errors_of_relevant_rows_are_less_and_those_of_others_more() -> None:
