@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-MARGIN, MARGIN_OF_COPIES = 1.1, 0.25
+MARGIN, MARGIN_OF_COPIES = 1.1, 0.1
 
 
 @dataclass(frozen=True)
