@@ -4,7 +4,6 @@ What it makes of the background is thrown away but for its score. Of all regions
 left by non-maximum suppression, that of the best score, and nobody sees the boxes of the others.
 """
 
-import torch
 from mmdet.models.roi_heads.bbox_heads import BBoxHead
 from mmdet.structures.bbox import bbox_overlaps
 from torch import Tensor, nn
@@ -57,6 +56,4 @@ def _boxes(head: nn.Module, rois: Tensor, labels: Tensor, deltas: Tensor | None)
     kinds = 1 if head.reg_class_agnostic else head.num_classes
     if deltas.shape != (len(rois), 4 * kinds):
         return None
-    chosen = torch.zeros_like(labels) if kinds == 1 else labels
-    deltas = deltas.detach().view(len(rois), kinds, 4)
-    return head.bbox_coder.decode(rois[:, 1:], deltas[torch.arange(len(rois), device=rois.device), chosen])
+    return head.regress_by_class(rois[:, 1:], labels, deltas.detach(), {'img_shape': None})  # not clipped
