@@ -99,8 +99,7 @@ def range_errors(x: Tensor, weights: Tensor, low: Tensor, high: Tensor, bits: in
     max_code = 2**bits - 1
     scale, zero_point = (t.to(x.dtype) for t in affine_parameters(low, high, max_code))
     values = (x / scale).round_()
-    torch.maximum(values, -zero_point, out=values)
-    torch.minimum(values, max_code - zero_point, out=values)
+    torch.clamp(values, -zero_point, max_code - zero_point, out=values)
     return weights @ values.mul_(scale).sub_(x).square_()
 
 

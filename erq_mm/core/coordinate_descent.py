@@ -47,11 +47,12 @@ def _descend(codes: Tensor, gradient: Tensor, block: Tensor, grid: WeightGrid) -
         block: H within the block.
     """
     scale, moved = grid.scale[:, 0], torch.empty_like(gradient)
-    for place, curvature in enumerate(block.diagonal().clamp(min=1e-30).tolist()):
-        old = codes[place].clone()
-        codes[place] = grid.nearest_(codes[place].addcdiv_(gradient[place], scale, value=-1 / curvature))
-        torch.mul(codes[place] - old, scale, out=moved[place])
-        gradient[place + 1 :].addr_(block[place, place + 1 :], moved[place])
+    curvatures = block.diagonal().clamp(min=1e-30).tolist()
+    for place, (column, slope, step) in enumerate(zip(codes, gradient, moved, strict=True)):
+        best = grid.nearest_(torch.addcdiv(column, slope, scale, value=-1 / curvatures[place]))
+        torch.sub(best, column, out=step).mul_(scale)
+        column.copy_(best)
+        gradient[place + 1 :].addr_(block[place, place + 1 :], step)
     return moved
 
 

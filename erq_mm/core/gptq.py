@@ -77,11 +77,11 @@ class Elimination:
             stop = min(start + block_size, len(work))
             upper, errors = self._inverse_rows(start, stop).to(work.dtype), torch.empty_like(work[start:stop])
             diagonal = upper.diagonal().tolist()
-            for j in range(start, stop):
-                column, place = work[j], j - start
-                codes[j] = grid.nearest_steps(column / scale[j], zero_point[j])
-                torch.div(column - (codes[j] - zero_point[j]) * scale[j], diagonal[place], out=errors[place])
-                work[j + 1 : stop].addr_(upper[place, place + 1 : stop - start], errors[place], alpha=-1)
+            parts = (t[start:stop] for t in (work, scale, zero_point, codes))
+            for place, (column, step, zero, code, error) in enumerate(zip(*parts, errors, strict=True)):
+                code.copy_(grid.nearest_steps_(column / step, zero))
+                torch.sub(column, (code - zero).mul_(step), out=error).div_(diagonal[place])
+                work[start + place + 1 : stop].addr_(upper[place, place + 1 : stop - start], error, alpha=-1)
             work[stop:].addmm_(upper[:, stop - start :].T, errors, alpha=-1)
         return codes
 

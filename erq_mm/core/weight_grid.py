@@ -76,11 +76,11 @@ class WeightGrid:
         halves = torch.arange(2 * self.max_code + 1, device=self.table.device, dtype=self.table.dtype) / 2
         return self.table[torch.bucketize(halves, middles)]
 
-    def nearest_steps(self, steps: Tensor, zero_point: Tensor) -> Tensor:
-        """Return the nearest codes to weights of so many steps."""
+    def nearest_steps_(self, steps: Tensor, zero_point: Tensor) -> Tensor:
+        """Return the nearest codes to weights of so many steps, which are written."""
         if self.table is None:
-            return (torch.round(steps) + zero_point).clamp_(0, self.max_code)
-        return self.nearest_(steps + zero_point)
+            return steps.round_().add_(zero_point).clamp_(0, self.max_code)
+        return self.nearest_(steps.add_(zero_point))
 
     def decode(self, codes: Tensor, start: int = 0) -> Tensor:
         """Return the values of codes of columns [start, start + width)."""
