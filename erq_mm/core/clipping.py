@@ -52,6 +52,7 @@ def search_clipped_range(
     *,
     margin: float = 1.0,
     contains_zero: bool = False,
+    common_zero: bool = False,
     rows: int = SEARCHED_ROWS,
 ) -> tuple[Tensor, Tensor]:
     """Return scale and zero point per column of the range of `search_ends`, widened about its middle.
@@ -60,12 +61,30 @@ def search_clipped_range(
 
     Args:
         margin: factor by which the range is widened, for values that these rows do not show.
+        common_zero: give all columns one zero point, and ranges as wide as that takes; for `contains_zero`.
     """
     low, high = rescaled(*search_ends(x, weights, bits, contains_zero=contains_zero, rows=rows), margin)
     low = low.where(x.amin(0) != 0, low.clamp(min=0))
     if contains_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
+    if common_zero:
+        return _with_common_zero(low, high, 2**bits - 1)
     return affine_parameters(low, high, 2**bits - 1)
+
+
+def _with_common_zero(low: Tensor, high: Tensor, max_code: int) -> tuple[Tensor, Tensor]:
+    """Return scales that take all ranges, (columns,), zero in each, with the code of zero that is the mean of theirs.
+
+    A column of zeros has no say, and a scale of one.
+    """
+    is_silent = low == high
+    if bool(is_silent.all()):
+        return torch.ones_like(low), torch.zeros_like(low)
+    zero = (-low / (high - low))[~is_silent].mean().mul(max_code).round()
+    zero = zero.clamp(float((low < 0).any()), max_code - float((high > 0).any()))
+    below = torch.where(low < 0, low / -zero, 0.0)
+    above = torch.where(high > 0, high / (max_code - zero), 0.0)
+    return torch.where(is_silent, 1.0, torch.maximum(below, above)), zero.expand_as(low)
 
 
 def tensor_sample(values: Tensor, most: int = MOST_VALUES) -> Tensor:

@@ -66,6 +66,7 @@ def search_levels(
     *,
     margin: float = 1.0,
     contains_zero: bool = False,
+    common_zero: bool = False,
     rows: int = SEARCHED_ROWS,
 ) -> Levels:
     """Return levels of least sum over rows r and columns c of weights[r] importance[c] (x_q - x)[r, c]^2.
@@ -79,13 +80,15 @@ def search_levels(
         importance: (columns,), not negative: how much the error of a column counts.
         margin: factor by which all levels are stretched, for values that these rows do not show.
         contains_zero: put a level at zero, in every column.
+        common_zero: put the same one there in all columns, and stretch all about it; for `contains_zero`.
         rows: how many rows are searched at most.
     """
-    start = search_clipped_range(x, weights, bits, contains_zero=contains_zero, rows=rows)
+    start = search_clipped_range(x, weights, bits, contains_zero=contains_zero, common_zero=common_zero, rows=rows)
     levels = even_levels(*start, bits)
     varies = x.amin(0) < x.amax(0)
     step = -(-len(x) // rows)
-    search = _Search(x[::step], weights[::step], torch.where(varies, importance, 0.0), x.amin(0) == 0)
+    fixed = torch.ones_like(varies) if common_zero else x.amin(0) == 0
+    search = _Search(x[::step], weights[::step], torch.where(varies, importance, 0.0), fixed)
     for index in range(ROUNDS):
         if index:
             levels = search.units(levels)
@@ -116,7 +119,7 @@ def lloyd_max(places: Tensor, counts: Tensor, levels: Tensor) -> Tensor:
 
 
 def _with_zero(levels: Levels) -> Levels:
-    """Move every column by less than half a step so that zero is a level, the one nearest to it."""
+    """Move every column by less than half a step so that zero is the level that was nearest to it."""
     nearest = (levels.table[None] - levels.zero_point[:, None]).abs().argmin(1)
     return replace(levels, zero_point=levels.table[nearest])
 
@@ -154,6 +157,8 @@ class _Search:
         best, least = levels, self._errors(levels, values)
         for factor in STRETCHES:
             best, least = self._better(levels.stretched(factor, self.fixed), best, least, values)
+        if bool(self.fixed.all()):
+            return best
         centre = best
         for move in MOVES:
             shift = torch.where(self.fixed, 0.0, move * step)

@@ -114,12 +114,13 @@ def fold_(
 
 @torch.no_grad()
 def absorb_(weight: Tensor, bias: Tensor, change: Reparameterization) -> None:
-    """Change a Linear in place so that it makes of y' what it made of y; computed in float64.
+    """Change a Linear or a convolution in place so that it makes of y' what it made of y; computed in float64.
 
     Args:
-        weight: (out, channels).
+        weight: (out, channels), of a convolution (out, channels, height, width); one that pads takes no shift.
         bias: (out,).
     """
-    new_weight = weight.double() * change.ratio
-    bias.copy_((bias.double() + new_weight @ change.shift).to(bias.dtype))
+    new_weight = weight.double() * change.ratio.view(-1, *(1,) * (weight.dim() - 2))
+    per_channel = new_weight.reshape(*weight.shape[:2], -1).sum(-1)
+    bias.copy_((bias.double() + per_channel @ change.shift).to(bias.dtype))
     weight.copy_(new_weight.to(weight.dtype))

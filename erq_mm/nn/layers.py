@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.quantizers import Quantizer, build_quantizer
+from ..core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ..core.spec import QuantSpec
 from ..core.weight_grid import FINER, QuantizedWeight, WeightGrid
 from .recognition import as_plain_layer
@@ -105,9 +106,22 @@ class QuantLayer(QuantizedModule, ABC):
         if self.bias is not None and quantized.bias is not None:
             self.bias.copy_(quantized.bias)
 
+    @property
+    def needs_zero(self) -> bool:
+        """Whether zeros join the input behind its quantizer, so that zero must stay zero."""
+        return False
+
     @abstractmethod
     def rows(self, x: Tensor) -> Iterator[Tensor]:
         """Yield an input of the layer as chunks of rows, (rows, in), that `weight_matrix` multiplies."""
+
+    def per_channel(self, columns: Tensor) -> Tensor:
+        """Return what columns of rows (..., in) hold as (taps, ..., channels): of a linear layer there is one tap."""
+        return columns[None]
+
+    def quantized_rows(self, rows: Tensor) -> Tensor:
+        """Return rows on the grid of the input, as the layer's product sees them."""
+        return self.input_quantizer.fake_quantize(rows)
 
     def _load_from_state_dict(
         self, state_dict: dict, prefix: str, metadata: dict, strict: bool, missing: list, unexpected: list, errors: list
@@ -153,6 +167,12 @@ class QuantConv2d(QuantLayer):
         self.stride, self.padding, self.dilation = layer.stride, layer.padding, layer.dilation
         self.kernel_size, self.groups = layer.kernel_size, layer.groups
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
+        if isinstance(self.input_quantizer, ChannelUniformQuantizer):
+            self.input_quantizer.axis = -3
+
+    @property
+    def needs_zero(self) -> bool:
+        return any(self.padding)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(self.input_quantizer(x), self.weight, self.bias, self.stride, self.padding, self.dilation)
@@ -170,6 +190,13 @@ class QuantConv2d(QuantLayer):
                 strip = image[:, :, first * sh : last * sh + reach]
                 patches = F.unfold(strip, self.kernel_size, dilation=self.dilation, stride=self.stride)
                 yield patches[0].T.contiguous()
+
+    def per_channel(self, columns: Tensor) -> Tensor:
+        return columns.unflatten(-1, (self.in_channels, -1)).movedim(-1, 0)
+
+    def quantized_rows(self, rows: Tensor) -> Tensor:
+        images = rows.view(len(rows), self.in_channels, -1, 1)
+        return self.input_quantizer.fake_quantize(images).view(rows.shape)
 
     def extra_repr(self) -> str:
         return f'{self.in_channels}, {self.out_channels}, {self.kernel_size}, {self.weight_spec.bits} bit weight'

@@ -66,6 +66,31 @@ def test_other_ranges_are_widened_at_both_ends(shift: float) -> None:
     torch.testing.assert_close(wide, 1.35 * plain)
 
 
+@pytest.mark.parametrize('bits', [2, 4, 8])
+def test_a_common_zero_leaves_every_range_whole(bits: int) -> None:
+    x = torch.randn(500, 4) * torch.tensor([1.0, 20.0, 0.1, 3.0]) + torch.tensor([0.0, -50.0, 0.3, 0.0])
+    x[:, 3] = 0
+    ones, options = torch.ones(500), {'margin': 1.2, 'contains_zero': True}
+    scale, zero_point = search_clipped_range(x, ones, bits, common_zero=True, **options)
+    own_scale, own_zero = search_clipped_range(x, ones, bits, **options)
+    assert len(zero_point.unique()) == 1 and zero_point[0] == zero_point[0].round()
+    low, high = -zero_point * scale, (2**bits - 1 - zero_point) * scale
+    own_low, own_high = -own_zero * own_scale, (2**bits - 1 - own_zero) * own_scale
+    slack = 0.51 * own_scale  # its own zero point was rounded
+    assert ((low <= own_low + slack) & (high >= own_high - slack))[:3].all() and (scale > 0).all()
+    assert (
+        torch.isclose(low, own_low, atol=float(slack[1]))[1] or torch.isclose(high, own_high, atol=float(slack[1]))[1]
+    )
+
+
+@pytest.mark.parametrize('sign', [-1, 1])
+def test_a_common_zero_of_one_sign_is_at_the_end(sign: int) -> None:
+    scale, zero_point = search_clipped_range(
+        sign * torch.rand(100, 3), torch.ones(100), 4, contains_zero=True, common_zero=True
+    )
+    assert (zero_point == (0 if sign > 0 else 15)).all() and (scale > 0).all()
+
+
 @pytest.mark.parametrize('value', [0.0, -3.0, 5.0])
 def test_constant_columns_and_one_row(value: float) -> None:
     x = torch.full((1, 2), value)

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from erq_mm.calibration.sequential.channel_grids import search_channel_grid
+from erq_mm.core.reparameterization import absorb_
 from erq_mm.core.spec import QuantSpec
 from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.nn import QuantConv2d, QuantLinear, QuantMatMul, layers
@@ -26,6 +28,29 @@ def test_im2col_rows_times_weight_is_the_convolution(options: dict, rows_per_chu
     by_rows = (rows @ quantized.weight_matrix().T).view(2, *expected.shape[2:], 7).permute(0, 3, 1, 2)
     torch.testing.assert_close(by_rows, expected, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(quantized(x), conv(x))
+
+
+@pytest.mark.parametrize('options', CONVOLUTIONS)
+def test_a_grid_of_every_channel_is_that_of_the_rows_and_padding_stays_zero(options: dict) -> None:
+    """The quantizer's own coordinates are folded into the weight: switched off, the layer is the float one."""
+    conv, x = nn.Conv2d(5, 7, **options), torch.randn(2, 5, 13, 17) * torch.logspace(-1, 1, 5)[:, None, None] + 0.3
+    expected, spec = conv(x).detach(), QuantSpec(4, grid='channel_uniform')
+    layer = QuantConv2d(conv, W, spec)
+    rows = torch.cat(list(layer.rows(x)))
+    taps = layer.per_channel(rows)
+    assert torch.equal(taps[-1], rows[:, taps.shape[0] - 1 :: taps.shape[0]])
+    found = search_channel_grid(
+        taps.flatten(0, 1), torch.ones(taps[..., 0].numel()), torch.ones(5), spec, 1.0, layer.needs_zero
+    )
+    absorb_(layer.weight.data, layer.bias.data, found.change)
+    found.install_(layer.input_quantizer)
+    layer.input_quantizer.is_active = False
+    torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-4, atol=1e-4)
+    layer.input_quantizer.is_active = True
+    by_rows = layer.quantized_rows(rows) @ layer.weight_matrix().T + layer.bias
+    by_rows = by_rows.view(2, *expected.shape[2:], 7).permute(0, 3, 1, 2)
+    torch.testing.assert_close(layer(x), by_rows, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(layer(x[0]), layer(x)[0], rtol=1e-4, atol=1e-4)
 
 
 def test_installed_weight_is_on_its_grid_and_its_codes_come_back() -> None:

@@ -13,13 +13,14 @@ UNIFORM_ACTIVATIONS = {
     'post_norm': {'granularity': 'channel'},
     'linear_input': {'grid': 'channel_uniform'},
     'post_gelu': {'grid': 'channel_uniform'},
+    'conv_input': {'grid': 'channel_uniform'},
     'post_softmax': {'grid': 'log_normalised'},
 }
 OWN_ACTIVATIONS = UNIFORM_ACTIVATIONS | {
     'post_norm': {'granularity': 'channel', 'grid': 'levels'},
     'linear_input': {'grid': 'channel_levels'},
     'post_gelu': {'grid': 'channel_levels'},
-    'conv_input': {'grid': 'levels'},
+    'conv_input': {'grid': 'channel_levels'},
 }
 GRIDS = {
     'own': (OWN_ACTIVATIONS, {}),
@@ -32,9 +33,9 @@ def serq(grids: str = 'own', views: int = 8, weight_levels: bool = True, **optio
     """Sequential error reduction: every layer is corrected for what the quantized layers before it do to its input.
 
     Args:
-        grids: `own`, for the inputs of all linear layers a grid of every channel whose levels a table of the layer
-            chooses (up to 5 bits; convolutions have such a table, too), and a normalised logarithmic one for the
-            softmax; `uniform`, the same with evenly spaced levels; or `published`, those of RepQ-ViT and ERQ.
+        grids: `own`, for the inputs of all layers a grid of every channel whose levels a table of the layer chooses
+            (up to 5 bits), and a normalised logarithmic one for the softmax; `uniform`, the same with evenly spaced
+            levels; or `published`, those of RepQ-ViT and ERQ.
         views: with fewer images, altered copies of them make up for what is missing.
         weight_levels: choose the levels of weights by a table of the layer, too (up to 4 bits), on `own` grids.
         options: fields of `SequentialOptions`.

@@ -71,7 +71,9 @@ class ChannelGrid:
         return replace(self, change=replace(change, ratio=change.ratio * stretch, shift=change.shift + move * step))
 
 
-def search_channel_grid(x: Tensor, weights: Tensor, importance: Tensor, spec: QuantSpec, margin: float) -> ChannelGrid:
+def search_channel_grid(
+    x: Tensor, weights: Tensor, importance: Tensor, spec: QuantSpec, margin: float, needs_zero: bool = False
+) -> ChannelGrid:
     """Return the grid of least weighted squared error on rows.
 
     Args:
@@ -79,11 +81,15 @@ def search_channel_grid(x: Tensor, weights: Tensor, importance: Tensor, spec: Qu
         importance: (channels,), of the errors of a channel; only levels that all channels share depend on it.
         spec: of the quantizer.
         margin: factor by which ranges are widened.
+        needs_zero: put zero on the grid, and leave it where it is: channels are scaled and not moved.
     """
     ends = x.amin(0).double(), x.amax(0).double()
+    if needs_zero:
+        ends = ends[0].clamp(max=0), ends[1].clamp(min=0)
+    how = {'margin': margin, 'contains_zero': needs_zero, 'common_zero': needs_zero}
     if spec.grid in EVEN_GRIDS:
-        return _of_levels(search_levels(x, weights, importance, spec.bits, margin=margin), ends)
-    return _grid(*search_clipped_range(x, weights, spec.bits, margin=margin), spec.max_code, ends)
+        return _of_levels(search_levels(x, weights, importance, spec.bits, **how), ends)
+    return _grid(*search_clipped_range(x, weights, spec.bits, **how), spec.max_code, ends)
 
 
 def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid:

@@ -114,14 +114,17 @@ class LayerFitter:
             grid.install_(quantizer)
         elif self.options.clipping and state.site.roles != ('image',):
             fit_tensor_(quantizer, x, self.margin)
-        return quantizer.fake_quantize(x)
+        return state.layer.quantized_rows(x)
 
     def _channel_grid(self, state: SiteState, states: Sequence[SiteState], x: Tensor, weights: Tensor) -> ChannelGrid:
         """Return the change of variables after which one grid serves all channels of the input of `states`."""
-        spec, histogram = state.input_specs[0], state.histograms[0]
+        layer, spec, histogram = state.layer, state.input_specs[0], state.histograms[0]
         if self.options.clipping or histogram.num_channels != x.shape[1]:
-            importance = sum(s.layer.weight_matrix().square().sum(0) for s in states)
-            return search_channel_grid(x, weights, importance, spec, self.margin)
+            importance = layer.per_channel(sum(s.layer.weight_matrix().square().sum(0) for s in states)).sum(0)
+            taps = layer.per_channel(x)
+            return search_channel_grid(
+                taps.flatten(0, 1), weights.repeat(len(taps)), importance, spec, self.margin, layer.needs_zero
+            )
         return published_channel_grid(histogram, spec)
 
     def _fold(self, name: str, grid: ChannelGrid) -> None:

@@ -12,14 +12,16 @@ class ChannelUniformQuantizer(UniformQuantizer):
     """y = x / ratio - shift, and the per-tensor grid of y: what comes out is y, on its grid or, switched off, as it is.
 
     The layer behind it has the weight and the bias that belong to y (`reparameterization.absorb_`), so that its own
-    product is one of integers with a single scale. Channels are the last dimension.
+    product is one of integers with a single scale.
 
     Attributes:
         ratio, shift: buffers (channels,); one and zero until `change_` is called.
+        axis: negative, of the channels.
     """
 
     ratio: Tensor
     shift: Tensor
+    axis = -1
 
     def __init__(self, spec: QuantSpec, channels: int = 1) -> None:
         super().__init__(spec, channels)
@@ -38,8 +40,9 @@ class ChannelUniformQuantizer(UniformQuantizer):
         return super().forward(x)
 
     def coordinates(self, x: Tensor) -> Tensor:
-        """Return y of `x`, (..., channels)."""
-        return x / self.ratio.to(x.dtype) - self.shift.to(x.dtype)
+        """Return y of `x`."""
+        ratio, shift = (self._along(values) for values in (self.ratio, self.shift))
+        return x / ratio.to(x.dtype) - shift.to(x.dtype)
 
     def per_channel(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Return a and b of y / scale = x a + b, both (channels,)."""
@@ -47,8 +50,11 @@ class ChannelUniformQuantizer(UniformQuantizer):
         return inverse.to(dtype), offset.to(dtype)
 
     def steps(self, x: Tensor) -> Tensor:
-        inverse, offset = self.per_channel(x.dtype)
+        inverse, offset = (self._along(values) for values in self.per_channel(x.dtype))
         return torch.addcmul(offset, x, inverse).round_().clamp_(-self._zero_point, self.max_code - self._zero_point)
+
+    def _along(self, values: Tensor) -> Tensor:
+        return values.view(-1, *(1,) * (-1 - self.axis))
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         return tuple((end + self.shift) * self.ratio for end in super().bounds())

@@ -31,7 +31,8 @@ def why_different(simulated: QuantLayer, integer: IntegerLayer) -> str | None:
         return SATURATES
     try:
         for steps in _steps(simulated, integer):
-            x, y = integer.grid.inputs(steps), steps * integer.grid.scale
+            axis = 1 if isinstance(simulated, QuantConv2d) else -1
+            x, y = integer.grid.inputs(steps.movedim(axis, -1)).movedim(-1, axis), steps * integer.grid.scale
             expected, bound = simulated.forward(x), _magnitude(simulated, y)  # without the hooks of others
             error = ((integer.forward(x) - expected).abs() / (bound + torch.finfo(torch.float32).tiny)).max()
             if not float(error) <= TOLERANCE:

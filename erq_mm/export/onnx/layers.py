@@ -102,7 +102,7 @@ class LayerWriter:
         attributes = dict(strides=layer.stride, dilations=layer.dilation, pads=(*layer.padding, *layer.padding))
         attributes |= dict(group=layer.groups, kernel_shape=layer.kernel_size)
         gain, shift = _batch_norm(norm, layer.out_channels)
-        name, grid = self.names[layer], self.input_grid(layer)
+        name, grid, x = self.names[layer], self.input_grid(layer), self._changed(layer, x, None)
         if grid is None:
             plain = _plain(layer)
             weight = self._float_weight(plain.weight.detach().cpu().numpy() * gain[:, None, None, None], name)
@@ -218,11 +218,15 @@ class LayerWriter:
         quantizer = getattr(layer, 'input_quantizer', None)
         if not isinstance(quantizer, ChannelUniformQuantizer) or not quantizer.is_fitted:
             return x
-        order = slice(None) if columns is None else columns
-        ratio, shift = (t.detach().cpu().double().numpy()[order] for t in (quantizer.ratio, quantizer.shift))
-        name = self.names[layer]
+        order, name = slice(None) if columns is None else columns, self.names[layer]
+        ratio, shift = (
+            t.detach().cpu().double().numpy()[order].reshape(-1, *(1,) * (-1 - quantizer.axis))
+            for t in (quantizer.ratio, quantizer.shift)
+        )
         inverse = self._float_weight((1 / ratio).astype(np.float32), name, 'ratio')
         scaled = self.graph.add('Mul', x, inverse, name=f'{name}/scaled')
+        if not shift.any():  # that of a padded convolution
+            return scaled
         return self.graph.add('Sub', scaled, self._float_weight(shift.astype(np.float32), name, 'shift'))
 
     def _pixels(self, quantizer: PixelQuantizer, x: str) -> str:

@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from erq_mm.calibration.sequential.channel_grids import search_channel_grid
-from erq_mm.calibration.sequential.ranges import fit_tensor_
 from erq_mm.core.quantizers.channel_uniform import ChannelUniformQuantizer
 from erq_mm.core.quantizers.uniform import encode
 from erq_mm.core.reparameterization import Reparameterization, absorb_
@@ -69,16 +68,14 @@ def test_a_grid_per_channel_has_the_codes_of_its_simulation(bits: int) -> None:
 
 
 def tabled(layer: nn.Module, x: torch.Tensor, a_bits: int) -> QuantLayer:
-    """A quantized layer whose input has a table of levels and, of a linear one, a scale per channel."""
-    kind, grid = (QuantLinear, 'channel_levels') if isinstance(layer, nn.Linear) else (QuantConv2d, 'levels')
-    spec = QuantSpec(a_bits, grid=grid)
+    """A quantized layer whose input has a table of levels and a scale per channel."""
+    kind, spec = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d, QuantSpec(a_bits, grid='channel_levels')
     layer = kind(layer, QuantSpec(4, 'row'), spec)
-    if grid == 'levels':
-        fit_tensor_(layer.input_quantizer, x, 1.1)
-    else:
-        found = search_channel_grid(x, torch.ones(len(x)), torch.ones(x.shape[1]), spec, 1.0)
-        absorb_(layer.weight.data, layer.bias.data, found.change)
-        found.install_(layer.input_quantizer)
+    channels = layer.per_channel(torch.cat(list(layer.rows(x)))).flatten(0, 1)
+    ones = torch.ones(len(channels)), torch.ones(channels.shape[1])
+    found = search_channel_grid(channels, *ones, spec, 1.0, layer.needs_zero)
+    absorb_(layer.weight.data, layer.bias.data, found.change)
+    found.install_(layer.input_quantizer)
     layer.input_quantizer.is_active = True
     matrix = layer.weight_matrix()
     layer.install_(round_to_nearest(matrix, layer.bias, fit_weight_grid(matrix, QuantSpec(4, 'row'))))
@@ -99,7 +96,7 @@ def test_a_table_has_the_codes_of_its_simulation(bits: int) -> None:
 
 @pytest.mark.parametrize('options', CONVOLUTIONS)
 def test_a_convolution_with_a_table_is_exact(options: dict) -> None:
-    x = torch.randn(2, 5, 13, 17) + 0.5
+    x = torch.randn(2, 5, 13, 17) * torch.logspace(-1, 1, 5)[:, None, None] + 0.5
     assert_exact(tabled(nn.Conv2d(5, 7, **options), x, 3), x)
 
 

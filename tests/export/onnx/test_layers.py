@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from erq_mm.calibration.sequential.channel_grids import search_channel_grid
-from erq_mm.calibration.sequential.ranges import fit_tensor_
 from erq_mm.core.histogram import Histogram
 from erq_mm.core.pixel_levels import PixelLevels
 from erq_mm.core.quantizers import build_quantizer
@@ -73,9 +72,13 @@ def test_a_table_of_levels_is_looked_up_and_the_product_one_of_integers(engine, 
 
 
 def test_convolution_pads_with_the_level_of_zero(engine) -> None:
-    x = torch.randn(2, 16, 9, 11) + 1
-    layer = QuantConv2d(nn.Conv2d(16, 24, 3, padding=1), SPEC, QuantSpec(3, grid='levels'))
-    fit_tensor_(layer.input_quantizer, x, 1.1)
+    x = (torch.randn(2, 16, 9, 11) + 1) * torch.logspace(-1, 1, 16)[:, None, None]
+    layer = QuantConv2d(nn.Conv2d(16, 24, 3, padding=1), SPEC, QuantSpec(3, grid='channel_levels'))
+    channels = layer.per_channel(torch.cat(list(layer.rows(x)))).flatten(0, 1)
+    ones = torch.ones(len(channels)), torch.ones(16)
+    grid = search_channel_grid(channels, *ones, layer.input_quantizer.spec, 1.1, layer.needs_zero)
+    absorb_(layer.weight.data, layer.bias.data, grid.change)
+    grid.install_(layer.input_quantizer)
     layer.input_quantizer.is_active = True
     layer.install_(round_to_nearest(layer.weight_matrix(), layer.bias, fit_weight_grid(layer.weight_matrix(), SPEC)))
     model, account = graph_of(layer, ('n', 16, 'h', 'w'))
