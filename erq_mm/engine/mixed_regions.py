@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+AT_ONCE = 64  # regions that are put together at a time: all those of an image weigh 60 MB, and steps on the way as much
+
 
 @dataclass(frozen=True)
 class RegionMix:
@@ -26,16 +28,28 @@ class RegionMix:
 
     def mixed(self, regions: Tensor) -> Tensor:
         """Return the new regions alone, (mixed, channels, height, width)."""
-        first, second = (
-            torch.where(flipped.to(regions.device)[:, None, None, None], part.flip(-1), part)
-            for part, flipped in zip(regions[self.pairs.to(regions.device)], self.flipped, strict=True)
-        )
-        return torch.where(self.is_first.to(regions.device)[:, None], first, second)
+        found = regions.new_empty(len(self.is_first), *regions.shape[1:])
+        self._put_together(regions, found)
+        return found
 
     def appended(self, x: Tensor) -> Tensor:
         """Return regions, flattened behind their channels or not, (n, ...), and the new ones behind them."""
         regions = x.reshape(len(x), -1, *self.is_first.shape[1:])
-        return torch.cat([x, self.mixed(regions).reshape(-1, *x.shape[1:])])
+        found = x.new_empty(len(x) + len(self.is_first), *x.shape[1:])
+        found[: len(x)] = x
+        self._put_together(regions, found[len(x) :].view(-1, *regions.shape[1:]))
+        return found
+
+    def _put_together(self, regions: Tensor, found: Tensor) -> None:
+        """Write the new regions to `found`, (mixed, channels, height, width)."""
+        plan = (self.pairs.split(AT_ONCE, 1), self.flipped.split(AT_ONCE, 1), self.is_first.split(AT_ONCE))
+        for place, *parts in zip(found.split(AT_ONCE), *plan, strict=True):
+            pairs, flipped, is_first = (part.to(regions.device) for part in parts)
+            first, second = (
+                torch.where(is_flipped[:, None, None, None], side.flip(-1), side)
+                for side, is_flipped in zip(regions[pairs], flipped, strict=True)
+            )
+            torch.where(is_first[:, None], first, second, out=place)
 
 
 def draw_mix(chances: Tensor, size: tuple[int, int], count: int, seed: int) -> RegionMix:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,13 @@ from mmdet.models.dense_heads import RPNHead
 from mmdet.models.detectors import SemiBaseDetector, TwoStageDetector
 from mmdet.models.detectors.base import BaseDetector
 from mmdet.models.roi_heads import CascadeRoIHead, StandardRoIHead
+from mmdet.models.roi_heads.bbox_heads import ConvFCBBoxHead
 from mmdet.models.roi_heads.roi_extractors import BaseRoIExtractor
 from mmdet.structures.bbox import bbox2roi, scale_boxes
 from mmengine.structures import InstanceData
 from torch import Tensor, nn
 
+from ..calibration.sequential.streams import may_pause
 from .mixed_regions import RegionMix, draw_mix
 from .region_relevance import class_probabilities, count_rivals, relevance
 from .stand_ins import own_method, replaced
@@ -271,7 +273,7 @@ class _Replay(_Run):
         for place, call in enumerate(found.boxes):
             stage, rois, call.mixed = call.stage, call.rois, None
             is_last = place == len(found.boxes) - 1 and not needs_maps
-            with _last_use(head, stage, features) if is_last else nullcontext():
+            with _regions_let_go(head, stage, features if is_last else None):
                 if isinstance(head, CascadeRoIHead):
                     head._bbox_forward(stage, features, rois)
                 else:
@@ -319,22 +321,48 @@ def stages(part: nn.Module) -> list[nn.Module]:
 
 
 @contextmanager
-def _last_use(head: nn.Module, stage: int, maps: Features) -> Iterator[None]:
-    """Let go of the feature maps as soon as the regions of a stage are cut out of them.
+def _regions_let_go(head: nn.Module, stage: int, maps: Features | None) -> Iterator[None]:
+    """Let nobody but the first layer of a box head hold the regions that are cut out.
 
-    A forward that stops in a box head would hold them all the while: 83 MB of an 800x1216 image.
+    Those who call the head would hold them until it returns, in every paused forward: 50 MB of an 800x1216 image. They
+    get zeros of that shape, which weigh nothing, and the layer the regions. Forwards that nothing pauses are left
+    alone: in these others look at what modules return.
+
+    Args:
+        maps: what they are cut out of, if nobody needs it any more, which is let go of, too: 83 MB.
     """
     extractor = stages(head.bbox_roi_extractor)[stage]
-    cut_out = own_method(extractor, 'forward')
+    first = _first_layer(stages(head.bbox_head)[stage]) if may_pause() and not head.with_shared_head else None
+    cut_out, held = own_method(extractor, 'forward'), dict[int, Tensor]()
 
-    def cut_out_and_drop(*args: Any, **keywords: Any) -> Tensor:
+    def cut_out_and_hold(*args: Any, **keywords: Any) -> Tensor:
         regions = cut_out(*args, **keywords)
         if isinstance(maps, list):
             maps.clear()
-        return regions
+        if first is None or not regions.numel():
+            return regions
+        zeros = regions.new_zeros(()).expand(regions.shape)
+        held[zeros.data_ptr()] = regions
+        return zeros
 
-    with replaced(extractor, 'forward', cut_out_and_drop):
+    def hand_over(_module: nn.Module, args: tuple) -> tuple | None:
+        regions = held.pop(args[0].data_ptr(), None)  # of this forward, and not of one that is paused
+        return None if regions is None else (regions.reshape(args[0].shape), *args[1:])
+
+    with ExitStack() as stack:
+        stack.enter_context(replaced(extractor, 'forward', cut_out_and_hold))
+        if first is not None:
+            stack.callback(first.register_forward_pre_hook(hand_over, prepend=True).remove)
         yield
+
+
+def _first_layer(box_head: nn.Module) -> nn.Module | None:
+    """Return the layer that alone reads the regions, at most flattened; None where that is not known."""
+    if not isinstance(box_head, ConvFCBBoxHead) or type(box_head).forward is not ConvFCBBoxHead.forward:
+        return None
+    if box_head.num_shared_convs:
+        return box_head.shared_convs[0]
+    return box_head.shared_fcs[0] if box_head.num_shared_fcs and not box_head.with_avg_pool else None
 
 
 def _run_mask_heads(head: nn.Module, features: Features, rois: Tensor | None) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from erq_mm.core import quantizers
 from erq_mm.core.clipping import search_clipped_range
 from erq_mm.core.histogram import Histogram
 from erq_mm.core.levels import Levels, even_levels, lloyd_max, search_levels
@@ -210,6 +211,18 @@ def test_state_and_shapes(grid: str) -> None:
     quantizer.set_scale(quantizer.numbers['scale'] * 2)
     if grid == 'levels':  # scale-equivariant, as training takes for granted
         assert torch.equal(quantizer.fake_quantize(2 * x), 2 * expected)
+
+
+@pytest.mark.parametrize('chunk', [1, 30, 64, 1000])
+@pytest.mark.parametrize('grid', ['levels', 'channel_levels'])
+def test_rows_are_the_same_in_any_chunks(grid: str, chunk: int, monkeypatch) -> None:
+    x = laplace(50, 6)
+    quantizer = build_quantizer(QuantSpec(4, grid=grid), 6)
+    quantizer.set_even(0.3, 7)
+    wanted = quantizer.fake_quantize(x[:, None])[:, 0]  # more than two dimensions go at once
+    monkeypatch.setattr(quantizers.levels, 'CHUNK', chunk)
+    assert torch.equal(quantizer.fake_quantize(x), wanted)
+    assert quantizer.fake_quantize(x[:0]).shape == (0, 6)
 
 
 def test_nan_passes_and_infinity_clips() -> None:

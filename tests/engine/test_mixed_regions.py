@@ -1,7 +1,9 @@
 """Regions cut and put together from two of an image's own."""
 
+import pytest
 import torch
 
+from erq_mm.engine import mixed_regions
 from erq_mm.engine.mixed_regions import RegionMix, draw_mix
 
 REGIONS = torch.arange(12.0).view(2, 1, 2, 3)  # [[0 1 2] [3 4 5]] and [[6 7 8] [9 10 11]]
@@ -22,6 +24,20 @@ def test_two_regions_worked_by_hand() -> None:
 def test_what_two_models_make_of_the_regions_stays_paired() -> None:
     mix = draw_mix(torch.ones(2), (2, 3), 50, seed=0)
     torch.testing.assert_close(mix.mixed(2 * REGIONS + 1), 2 * mix.mixed(REGIONS) + 1)
+
+
+@pytest.mark.parametrize('at_once', [1, 7, 50, 64])
+def test_how_many_are_put_together_at_a_time_is_the_same(at_once: int, monkeypatch) -> None:
+    regions, mix = torch.randn(9, 4, 7, 5), draw_mix(torch.ones(9), (7, 5), 50, seed=0)
+    wanted = torch.empty(50, 4, 7, 5)
+    for place in range(50):
+        pair = zip(mix.pairs[:, place], mix.flipped[:, place], strict=True)
+        wanted[place] = torch.where(
+            mix.is_first[place], *(regions[i].flip(-1) if turned else regions[i] for i, turned in pair)
+        )
+    monkeypatch.setattr(mixed_regions, 'AT_ONCE', at_once)
+    assert torch.equal(mix.mixed(regions), wanted)
+    assert torch.equal(mix.appended(regions.flatten(1)), torch.cat([regions, wanted]).flatten(1))
 
 
 def test_every_region_has_two_parts_on_either_side_of_a_row_or_a_column() -> None:

@@ -13,8 +13,11 @@ from mmdet.registry import DATASETS, MODELS
 from mmengine.registry import init_default_scope
 from mmengine.structures import InstanceData
 from torch import nn
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import erq_mm
+from erq_mm.calibration.sequential.streams import Streams, may_pause
+from erq_mm.engine import two_stage
 from erq_mm.engine.detector import DetectorTask, idle_detectors
 from erq_mm.engine.region_relevance import count_rivals
 
@@ -320,6 +323,43 @@ def test_layers_behind_the_first_of_a_box_head_are_fitted_to_more_regions(build)
     first = 'shared_fcs.0'
     assert rows[50].pop(first) == rows[0].pop(first)
     assert rows[50] == {name: count + 2 * 50 for name, count in rows[0].items()} and len(rows[50]) == 3
+
+
+@pytest.mark.parametrize('name', ['mask-rcnn', 'faster-rcnn', 'cascade-mask-rcnn'])
+@torch.no_grad()
+def test_paused_forwards_hold_no_regions_behind_the_first_layer(name: str, build) -> None:
+    model, images = build(name)
+    task = DetectorTask(images, False)
+    recorded = dict(_run(model, task, 'roi_head.bbox_head')[0][:2])
+    units = list(recorded)
+    streams = Streams(model, task, task.groups(), units)
+    try:
+        streams.start()
+        inputs = [stop.args[0] for stop in streams.stops]
+        torch.testing.assert_close(inputs[0], recorded[units[0]])
+        regions = [StorageWeakRef(x.untyped_storage()) for x in inputs]
+        del inputs
+        assert not any(storage.expired() for storage in regions)
+        streams.done.add(units[0])
+        for index in range(2):
+            streams.advance(index)
+        assert all(storage.expired() for storage in regions)
+        torch.testing.assert_close(streams.stops[0].args[0], recorded[units[1]])
+    finally:
+        streams.close()
+
+
+@pytest.mark.parametrize('name', ['mask-rcnn', 'cascade-mask-rcnn'])
+def test_who_holds_the_regions_does_not_matter(name: str, build, monkeypatch) -> None:
+    model, images = build(name)
+    states = []
+    for lets_go in (True, False):
+        monkeypatch.setattr(two_stage, 'may_pause', may_pause if lets_go else lambda: False)
+        quantized = copy.deepcopy(model)
+        erq_mm.quantize_(quantized, DetectorTask(images, False), {'type': 'serq', 'views': 1}, 4, 4)
+        states.append(quantized.state_dict())
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key])
 
 
 def test_more_calls_of_the_region_head_than_were_recorded_are_an_error(build) -> None:

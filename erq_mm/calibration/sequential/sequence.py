@@ -122,6 +122,7 @@ class LayerSequence:
                 )
             floating.done.add(unit)
             quantized.done.add(unit)
+            del stops  # whose arguments only paused forwards should hold
             yield unit, there
             for index in there:
                 quantized.advance(index)
@@ -136,8 +137,9 @@ class LayerSequence:
             self._layer_rows(state, place, groups[place], *pair, seed)
             for place, pair in enumerate(zip(stops, known, strict=True))
         ]
-        for stop, index in zip(known, groups, strict=True):
-            self._add_rows(stop, index, quantized, floating)
+        del known
+        for index in groups:
+            self._add_rows(floating.stops[index], index, quantized, floating)
             floating.advance(index)
         self._fit_layer(state, parts)
 

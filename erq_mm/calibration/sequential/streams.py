@@ -33,6 +33,11 @@ class _Forward(greenlet):
         self.index = index
 
 
+def may_pause() -> bool:
+    """Whether the code that asks runs in a forward that others interrupt, so that what it holds weighs many times."""
+    return isinstance(getcurrent(), _Forward)
+
+
 class Streams:
     """The forwards of all groups of calibration images through one model, side by side.
 

@@ -16,6 +16,7 @@ from .channel_uniform import ChannelUniformQuantizer
 from .uniform import UniformQuantizer
 
 FINE_CODES = 255  # the largest code of the grid on which the levels lie
+CHUNK = 2**20  # values of rows that are quantized at once: codes and places on the way weigh twice as much as these
 
 
 def even_table(bits: int) -> Tensor:
@@ -79,6 +80,15 @@ class LevelsQuantizer(UniformQuantizer):
         self.set_even(scale, zero_point)
 
     def fake_quantize(self, x: Tensor) -> Tensor:
+        if x.dim() != 2 or x.numel() <= CHUNK:
+            return self._on_levels(x)
+        found = torch.empty_like(x)
+        count = max(1, CHUNK // x.shape[1])
+        for part, rows in zip(found.split(count), x.split(count), strict=True):
+            part.copy_(self._on_levels(rows))
+        return found
+
+    def _on_levels(self, x: Tensor) -> Tensor:
         codes = self.steps(x).add_(self._zero_point).nan_to_num_(nan=FINE_CODES + 1)
         places = codes.to(torch.int32)  # a lookup by int64 takes twice as long
         return self._values.index_select(0, places.reshape(-1)).view(x.shape).to(x.dtype)
