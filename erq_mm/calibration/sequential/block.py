@@ -72,10 +72,10 @@ class BlockRows:
             self._float = [self._float_rows(index) for index in range(len(stops))]
 
     def rows(self, state: SiteState) -> list[Rows]:
-        """Return the rows of a layer of every group of images, as the model is quantized now."""
+        """Return the rows of a layer of every group of images, as the model is quantized now; they are not kept."""
         found = []
         for stop, known in zip(self.stops, self._float, strict=True):
-            kept = known.get(state.name)
+            kept = known.pop(state.name, None)
             if kept is None:
                 continue
             seen = self._run(stop, self._watched(state), until=(state.name, kept.calls))

@@ -161,7 +161,7 @@ class LayerFitter:
     def _fit_weight(self, state: SiteState, x: Tensor, target: Tensor, weights: Tensor, images: Tensor) -> FittedLayer:
         layer, options = state.layer, self.options
         weight, bias = layer.weight_matrix().clone(), _copy(layer.bias)
-        residual = target - nn.functional.linear(x, weight, bias)
+        residual = target.sub_(nn.functional.linear(x, weight, bias))  # of the widest layers 100 MB
         problem, first = RowProblem(x, residual, weights), options.share(len(x), x.shape[1])
         parts = divided(x, residual, weights, images) if options.correct and options.damping is None else None
         share = self._damping(state.name, first, parts)
