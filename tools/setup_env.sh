@@ -41,7 +41,8 @@ if ! ls "$cache"/mmcv-*.whl >/dev/null 2>&1; then
   building=$(mktemp -d "$cache/building.XXXXXX")
   trap 'rm -rf "$building"' EXIT
   log="$cache/build.log"
-  MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$(nproc)} "$VENV/bin/python" -m pip --disable-pip-version-check wheel --no-deps \
+  cores=$(env -u OMP_NUM_THREADS nproc)  # else nproc says what OpenMP was allowed
+  MMCV_WITH_OPS=1 MAX_JOBS=${MAX_JOBS:-$cores} "$VENV/bin/python" -m pip --disable-pip-version-check wheel --no-deps \
     --no-build-isolation --no-binary mmcv --wheel-dir "$building" "mmcv==$MMCV" >"$log" 2>&1 || {
     tail -n 40 "$log" >&2; echo "setup: building mmcv failed; the whole log is $log" >&2; exit 1; }
   mv "$building"/mmcv-*.whl "$cache"/    # a rename: an interrupted build leaves no half wheel behind
