@@ -1,6 +1,7 @@
 """Ranges of uniform grids by weighted squared error on rows, each end clipped on its own."""
 
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ NARROW_QUANTILE = 0.08  # also tried at 3 bits and below
 FACTORS = (0.8, 0.9, 1.1)
 SEARCHED_ROWS = 2048
 MOST_VALUES = 2**18  # of a tensor that are searched
+# of a grid per column, where zero is: also between two levels, on a level of every column, on the same one of all
+Zero = Literal['anywhere', 'level', 'common']
 
 
 def clip_candidates(bits: int) -> tuple[float, ...]:
@@ -51,8 +54,7 @@ def search_clipped_range(
     bits: int,
     *,
     margin: float = 1.0,
-    contains_zero: bool = False,
-    common_zero: bool = False,
+    zero: Zero = 'anywhere',
     rows: int = SEARCHED_ROWS,
 ) -> tuple[Tensor, Tensor]:
     """Return scale and zero point per column of the range of `search_ends`, widened about its middle.
@@ -61,13 +63,14 @@ def search_clipped_range(
 
     Args:
         margin: factor by which the range is widened, for values that these rows do not show.
-        common_zero: give all columns one zero point, and ranges as wide as that takes; for `contains_zero`.
+        zero: where it may be; ranges are as wide as that takes.
     """
+    contains_zero = zero != 'anywhere'
     low, high = rescaled(*search_ends(x, weights, bits, contains_zero=contains_zero, rows=rows), margin)
     low = low.where(x.amin(0) != 0, low.clamp(min=0))
     if contains_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
-    if common_zero:
+    if zero == 'common':
         return _with_common_zero(low, high, 2**bits - 1)
     return affine_parameters(low, high, 2**bits - 1)
 
@@ -104,7 +107,7 @@ def search_tensor_range(
     """
     sample = tensor_sample(values, most)
     ones = sample.new_ones(len(sample))
-    return search_clipped_range(sample, ones, bits, margin=margin, contains_zero=True, rows=len(sample))
+    return search_clipped_range(sample, ones, bits, margin=margin, zero='level', rows=len(sample))
 
 
 def rescaled(low: Tensor, high: Tensor, factor: float) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .clipping import SEARCHED_ROWS, search_clipped_range
+from .clipping import SEARCHED_ROWS, Zero, search_clipped_range
 from .quantizers.levels import FINE_CODES, even_table, nearest_code
 
 ROUNDS = 2
@@ -65,8 +65,7 @@ def search_levels(
     bits: int,
     *,
     margin: float = 1.0,
-    contains_zero: bool = False,
-    common_zero: bool = False,
+    zero: Zero = 'anywhere',
     rows: int = SEARCHED_ROWS,
 ) -> Levels:
     """Return levels of least sum over rows r and columns c of weights[r] importance[c] (x_q - x)[r, c]^2.
@@ -79,22 +78,21 @@ def search_levels(
         weights: (rows,), not negative.
         importance: (columns,), not negative: how much the error of a column counts.
         margin: factor by which all levels are stretched, for values that these rows do not show.
-        contains_zero: put a level at zero, in every column.
-        common_zero: put the same one there in all columns, and stretch all about it; for `contains_zero`.
+        zero: where it may be; about a common one all columns are stretched.
         rows: how many rows are searched at most.
     """
-    start = search_clipped_range(x, weights, bits, contains_zero=contains_zero, common_zero=common_zero, rows=rows)
+    start = search_clipped_range(x, weights, bits, zero=zero, rows=rows)
     levels = even_levels(*start, bits)
     varies = x.amin(0) < x.amax(0)
     step = -(-len(x) // rows)
-    fixed = torch.ones_like(varies) if common_zero else x.amin(0) == 0
+    fixed = torch.ones_like(varies) if zero == 'common' else x.amin(0) == 0
     search = _Search(x[::step], weights[::step], torch.where(varies, importance, 0.0), fixed)
     for index in range(ROUNDS):
         if index:
             levels = search.units(levels)
         levels = search.table(levels)
     levels = levels.stretched(margin, search.fixed)
-    return _with_zero(levels) if contains_zero else levels
+    return levels if zero == 'anywhere' else _with_zero(levels)
 
 
 def lloyd_max(places: Tensor, counts: Tensor, levels: Tensor) -> Tensor:

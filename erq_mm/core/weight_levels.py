@@ -41,7 +41,7 @@ def search_weight_levels(target: Tensor, variances: Tensor, bits: int) -> Weight
         variances: what a squared error in a column costs, (in,), not negative.
     """
     rows = target.new_ones(len(target)).double()
-    found = search_levels(target.T.contiguous(), variances, rows, bits, contains_zero=True)
+    found = search_levels(target.T.contiguous(), variances, rows, bits, zero='level')
     largest = (2**bits - 1) * FINER
     scale, places = FINE_CODES / largest, (found.table[None] == found.zero_point[:, None]).double().argmax(1)
     table = (found.table / scale).round()

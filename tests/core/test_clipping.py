@@ -43,7 +43,7 @@ def test_margin_widens_about_the_middle_and_zero_is_kept_on_the_grid() -> None:
     x, ones = torch.rand(300, 3).double() + 2, torch.ones(300).double()
     narrow, wide = (search_clipped_range(x, ones, 8, margin=margin)[0] for margin in (1.0, 1.5))
     torch.testing.assert_close(wide, 1.5 * narrow)
-    scale, zero_point = search_clipped_range(x, ones, 4, contains_zero=True)
+    scale, zero_point = search_clipped_range(x, ones, 4, zero='level')
     assert ((zero_point >= 0) & (zero_point <= 15)).all()
     assert (scale * 15 >= x.amax(0) * 0.7).all()
 
@@ -70,9 +70,9 @@ def test_other_ranges_are_widened_at_both_ends(shift: float) -> None:
 def test_a_common_zero_leaves_every_range_whole(bits: int) -> None:
     x = torch.randn(500, 4) * torch.tensor([1.0, 20.0, 0.1, 3.0]) + torch.tensor([0.0, -50.0, 0.3, 0.0])
     x[:, 3] = 0
-    ones, options = torch.ones(500), {'margin': 1.2, 'contains_zero': True}
-    scale, zero_point = search_clipped_range(x, ones, bits, common_zero=True, **options)
-    own_scale, own_zero = search_clipped_range(x, ones, bits, **options)
+    ones = torch.ones(500)
+    scale, zero_point = search_clipped_range(x, ones, bits, margin=1.2, zero='common')
+    own_scale, own_zero = search_clipped_range(x, ones, bits, margin=1.2, zero='level')
     assert len(zero_point.unique()) == 1 and zero_point[0] == zero_point[0].round()
     low, high = -zero_point * scale, (2**bits - 1 - zero_point) * scale
     own_low, own_high = -own_zero * own_scale, (2**bits - 1 - own_zero) * own_scale
@@ -85,9 +85,7 @@ def test_a_common_zero_leaves_every_range_whole(bits: int) -> None:
 
 @pytest.mark.parametrize('sign', [-1, 1])
 def test_a_common_zero_of_one_sign_is_at_the_end(sign: int) -> None:
-    scale, zero_point = search_clipped_range(
-        sign * torch.rand(100, 3), torch.ones(100), 4, contains_zero=True, common_zero=True
-    )
+    scale, zero_point = search_clipped_range(sign * torch.rand(100, 3), torch.ones(100), 4, zero='common')
     assert (zero_point == (0 if sign > 0 else 15)).all() and (scale > 0).all()
 
 

@@ -96,7 +96,7 @@ def test_rows_of_no_weight_count_for_nothing() -> None:
 def test_table_and_zero(rows: int) -> None:
     torch.manual_seed(0)
     x = torch.randn(rows, 4) + torch.tensor([0.0, 5.0, -5.0, 0.5])
-    levels = search(x, 3, contains_zero=True)
+    levels = search(x, 3, zero='level')
     assert levels.table.shape == (8,) and bool((levels.table.diff() >= 0).all())
     assert float(levels.table[0]) >= 0 and float(levels.table[-1]) <= FINE_CODES
     assert torch.equal(quantized(levels, torch.zeros(1, 4)), torch.zeros(1, 4).double())

@@ -86,7 +86,7 @@ def search_channel_grid(
     ends = x.amin(0).double(), x.amax(0).double()
     if needs_zero:
         ends = ends[0].clamp(max=0), ends[1].clamp(min=0)
-    how = {'margin': margin, 'contains_zero': needs_zero, 'common_zero': needs_zero}
+    how = {'margin': margin, 'zero': 'common' if needs_zero else 'anywhere'}
     if spec.grid in EVEN_GRIDS:
         return _of_levels(search_levels(x, weights, importance, spec.bits, **how), ends)
     return _grid(*search_clipped_range(x, weights, spec.bits, **how), spec.max_code, ends)
