@@ -33,8 +33,12 @@ class QuantLayer(QuantizedModule, ABC):
         layer: the float layer.
         weight_spec, input_spec: the two quantizers.
         create_bias: give the layer a zero bias if it has none, for corrections that need one.
+
+    Attributes:
+        channel_axis: negative, of its input.
     """
 
+    channel_axis = -1
     weight: nn.Parameter
     bias: nn.Parameter | None
     weight_scale: Tensor
@@ -160,6 +164,8 @@ class QuantConv2d(QuantLayer):
     Of exact pixels they are not, but within half a level of it; those that it pads with itself stay zeros.
     """
 
+    channel_axis = -3
+
     def __init__(
         self, layer: nn.Conv2d, weight_spec: QuantSpec, input_spec: QuantSpec, create_bias: bool = False
     ) -> None:
@@ -168,7 +174,7 @@ class QuantConv2d(QuantLayer):
         self.kernel_size, self.groups = layer.kernel_size, layer.groups
         self.in_channels, self.out_channels = layer.in_channels, layer.out_channels
         if isinstance(self.input_quantizer, ChannelUniformQuantizer):
-            self.input_quantizer.axis = -3
+            self.input_quantizer.axis = self.channel_axis
 
     @property
     def needs_zero(self) -> bool:

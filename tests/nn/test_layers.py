@@ -5,8 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from erq_mm.calibration.sequential.channel_grids import search_channel_grid
-from erq_mm.core.reparameterization import absorb_
+from erq_mm.calibration.sequential.channel_grids import search_input_grid
 from erq_mm.core.spec import QuantSpec
 from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.nn import QuantConv2d, QuantLinear, QuantMatMul, layers
@@ -39,11 +38,7 @@ def test_a_grid_of_every_channel_is_that_of_the_rows_and_padding_stays_zero(opti
     rows = torch.cat(list(layer.rows(x)))
     taps = layer.per_channel(rows)
     assert torch.equal(taps[-1], rows[:, taps.shape[0] - 1 :: taps.shape[0]])
-    found = search_channel_grid(
-        taps.flatten(0, 1), torch.ones(taps[..., 0].numel()), torch.ones(5), spec, 1.0, layer.needs_zero
-    )
-    absorb_(layer.weight.data, layer.bias.data, found.change)
-    found.install_(layer.input_quantizer)
+    search_input_grid([layer], rows, torch.ones(len(rows)), spec, 1.0).fold_into_(layer)
     layer.input_quantizer.is_active = False
     torch.testing.assert_close(layer(x).detach(), expected, rtol=1e-4, atol=1e-4)
     layer.input_quantizer.is_active = True

@@ -1,5 +1,6 @@
 """The grid of an input with a scale of its own for every channel, as a change of variables and one grid behind it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,9 +12,10 @@ from ...core.levels import Levels, even_levels, search_levels
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
 from ...core.quantizers.levels import FINE_CODES, LevelsQuantizer, nearest_code
 from ...core.quantizers.uniform import UniformQuantizer
-from ...core.reparameterization import Reparameterization, constant_channels, reparameterize
+from ...core.reparameterization import Reparameterization, absorb_, constant_channels, reparameterize
 from ...core.scale_search import search_uniform_range
 from ...core.spec import EVEN_GRIDS, QuantSpec
+from ...nn.layers import QuantLayer
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,11 @@ class ChannelGrid:
             quantizer.change_(self.change)
         else:
             quantizer.set_parameters(self.change.scale, self.change.zero_point)
+
+    def fold_into_(self, layer: QuantLayer) -> None:
+        """Give a layer the grid for its input, and its weight and bias the change of variables."""
+        absorb_(layer.weight.data, layer.bias.data, self.change)
+        self.install_(layer.input_quantizer)
 
     def rounded(self, x: Tensor) -> Tensor:
         """Return x, (rows, channels), on the grid, in its own coordinates; a grid without a table is refused."""
@@ -69,6 +76,23 @@ class ChannelGrid:
         change = self.change
         step = change.scale * (self.table[-1] - self.table[0]) / (len(self.table) - 1)
         return replace(self, change=replace(change, ratio=change.ratio * stretch, shift=change.shift + move * step))
+
+
+def search_input_grid(
+    layers: Sequence[QuantLayer], x: Tensor, weights: Tensor, spec: QuantSpec, margin: float
+) -> ChannelGrid:
+    """Return the grid for the input that layers share; errors of a channel count as the squares of what they multiply.
+
+    Args:
+        layers: of one kind and, convolutions, of one geometry.
+        x: (rows, in), rows as `QuantLayer.rows` yields them. weights: (rows,).
+        spec, margin: as of `search_channel_grid`.
+    """
+    layer, squares = layers[0], sum(other.weight_matrix().square().sum(0) for other in layers)
+    importance, taps = layer.per_channel(squares).sum(0), layer.per_channel(x)
+    return search_channel_grid(
+        taps.flatten(0, 1), weights.repeat(len(taps)), importance, spec, margin, layer.needs_zero
+    )
 
 
 def search_channel_grid(

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from ...core.balance import balanced
 from ...core.code_search import search_codes
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
-from ...core.reparameterization import Reparameterization, absorb_, fold_
+from ...core.reparameterization import Reparameterization, fold_
 from ...core.row_problem import RowProblem
 from ..state import Calibration, SiteState
-from .channel_grids import ChannelGrid, published_channel_grid, search_channel_grid
+from .channel_grids import ChannelGrid, published_channel_grid, search_input_grid
 from .damping import choose_damping, divided
 from .dealing import FittedLayer, Pairs, can_deal, deal_units_, interleaved
 from .options import SequentialOptions
@@ -110,21 +110,16 @@ class LayerFitter:
             grid = self._channel_grid(state, [state], x, weights)
             if state.name in self.copies:
                 grid = interleaved(grid, x, weights, self.copies[state.name])
-            absorb_(state.layer.weight.data, state.layer.bias.data, grid.change)
-            grid.install_(quantizer)
+            grid.fold_into_(state.layer)
         elif self.options.clipping and state.site.roles != ('image',):
             fit_tensor_(quantizer, x, self.margin)
         return state.layer.quantized_rows(x)
 
     def _channel_grid(self, state: SiteState, states: Sequence[SiteState], x: Tensor, weights: Tensor) -> ChannelGrid:
         """Return the change of variables after which one grid serves all channels of the input of `states`."""
-        layer, spec, histogram = state.layer, state.input_specs[0], state.histograms[0]
+        spec, histogram = state.input_specs[0], state.histograms[0]
         if self.options.clipping or histogram.num_channels != x.shape[1]:
-            importance = layer.per_channel(sum(s.layer.weight_matrix().square().sum(0) for s in states)).sum(0)
-            taps = layer.per_channel(x)
-            return search_channel_grid(
-                taps.flatten(0, 1), weights.repeat(len(taps)), importance, spec, self.margin, layer.needs_zero
-            )
+            return search_input_grid([other.layer for other in states], x, weights, spec, self.margin)
         return published_channel_grid(histogram, spec)
 
     def _fold(self, name: str, grid: ChannelGrid) -> None:

@@ -44,13 +44,13 @@ class ChannelUniformQuantizer(UniformQuantizer):
         ratio, shift = (self._along(values) for values in (self.ratio, self.shift))
         return x / ratio.to(x.dtype) - shift.to(x.dtype)
 
-    def per_channel(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def to_steps(self, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Return a and b of y / scale = x a + b, both (channels,)."""
         inverse, offset = 1 / (self.ratio.double() * self._scale), -self.shift.double() / self._scale
         return inverse.to(dtype), offset.to(dtype)
 
     def steps(self, x: Tensor) -> Tensor:
-        inverse, offset = (self._along(values) for values in self.per_channel(x.dtype))
+        inverse, offset = (self._along(values) for values in self.to_steps(x.dtype))
         return torch.addcmul(offset, x, inverse).round_().clamp_(-self._zero_point, self.max_code - self._zero_point)
 
     def _along(self, values: Tensor) -> Tensor:

@@ -102,6 +102,6 @@ def input_grid(quantizer: Quantizer) -> InputGrid | str:
         return f'the zero point of its input, {zero_point:.4g}, is no integer; recipes have integer_zero_point=True'
     if not 0 <= zero_point <= MAX_ZERO_POINT:
         return f'the zero point of its input, {zero_point:.0f}, is not in 0..{MAX_ZERO_POINT}'
-    changed = quantizer.per_channel() if isinstance(quantizer, ChannelUniformQuantizer) else (None, None)
+    changed = quantizer.to_steps() if isinstance(quantizer, ChannelUniformQuantizer) else (None, None)
     table = quantizer.lookup() if isinstance(quantizer, LevelsQuantizer) else None
     return InputGrid(scale, int(zero_point), quantizer.max_code, *changed, table)

@@ -29,10 +29,11 @@ def why_different(simulated: QuantLayer, integer: IntegerLayer) -> str | None:
     pair = operators.largest_pair(integer.codes, integer.grid.max_code)
     if pair > operators.PAIR_LIMIT and operators.sums_saturate():
         return SATURATES
+    axis = simulated.channel_axis
     try:
         for steps in _steps(simulated, integer):
-            axis = 1 if isinstance(simulated, QuantConv2d) else -1
-            x, y = integer.grid.inputs(steps.movedim(axis, -1)).movedim(-1, axis), steps * integer.grid.scale
+            x = integer.grid.inputs(steps.movedim(axis, -1)).movedim(-1, axis)
+            y = steps * integer.grid.scale
             expected, bound = simulated.forward(x), _magnitude(simulated, y)  # without the hooks of others
             error = ((integer.forward(x) - expected).abs() / (bound + torch.finfo(torch.float32).tiny)).max()
             if not float(error) <= TOLERANCE:

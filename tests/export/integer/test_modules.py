@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from erq_mm.calibration.sequential.channel_grids import search_channel_grid
+from erq_mm.calibration.sequential.channel_grids import search_input_grid
 from erq_mm.core.quantizers.channel_uniform import ChannelUniformQuantizer
 from erq_mm.core.quantizers.uniform import encode
-from erq_mm.core.reparameterization import Reparameterization, absorb_
+from erq_mm.core.reparameterization import Reparameterization
 from erq_mm.core.spec import QuantSpec
 from erq_mm.core.weight_grid import fit_weight_grid, round_to_nearest
 from erq_mm.export.integer import IntegerConv2d, IntegerLinear, modules
@@ -71,11 +71,8 @@ def tabled(layer: nn.Module, x: torch.Tensor, a_bits: int) -> QuantLayer:
     """A quantized layer whose input has a table of levels and a scale per channel."""
     kind, spec = QuantLinear if isinstance(layer, nn.Linear) else QuantConv2d, QuantSpec(a_bits, grid='channel_levels')
     layer = kind(layer, QuantSpec(4, 'row'), spec)
-    channels = layer.per_channel(torch.cat(list(layer.rows(x)))).flatten(0, 1)
-    ones = torch.ones(len(channels)), torch.ones(channels.shape[1])
-    found = search_channel_grid(channels, *ones, spec, 1.0, layer.needs_zero)
-    absorb_(layer.weight.data, layer.bias.data, found.change)
-    found.install_(layer.input_quantizer)
+    rows = torch.cat(list(layer.rows(x)))
+    search_input_grid([layer], rows, torch.ones(len(rows)), spec, 1.0).fold_into_(layer)
     layer.input_quantizer.is_active = True
     matrix = layer.weight_matrix()
     layer.install_(round_to_nearest(matrix, layer.bias, fit_weight_grid(matrix, QuantSpec(4, 'row'))))

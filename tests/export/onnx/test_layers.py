@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from erq_mm.calibration.sequential.channel_grids import search_channel_grid
+from erq_mm.calibration.sequential.channel_grids import search_input_grid
 from erq_mm.core.histogram import Histogram
 from erq_mm.core.pixel_levels import PixelLevels
 from erq_mm.core.quantizers import build_quantizer
@@ -58,10 +58,8 @@ def test_a_grid_per_channel_stands_behind_its_change_of_variables(engine, a_bits
 def test_a_table_of_levels_is_looked_up_and_the_product_one_of_integers(engine, a_bits: int) -> None:
     """On the finer grid of 8 bits: 4 bits of weights and 8 of inputs fit what CPUs without VNNI add, too."""
     x = ROWS * torch.logspace(-1, 1.5, 48)
-    grid = search_channel_grid(x, torch.ones(len(x)), torch.ones(48), QuantSpec(a_bits, grid='channel_levels'), 1.0)
     layer = QuantLinear(nn.Linear(48, 40), QuantSpec(4, 'row'), QuantSpec(a_bits, grid='channel_levels'))
-    absorb_(layer.weight.data, layer.bias.data, grid.change)
-    grid.install_(layer.input_quantizer)
+    search_input_grid([layer], x, torch.ones(len(x)), layer.input_quantizer.spec, 1.0).fold_into_(layer)
     layer.input_quantizer.is_active = True
     layer.install_(round_to_nearest(layer.weight_matrix(), layer.bias, fit_weight_grid(layer.weight_matrix(), SPEC)))
     model, account = graph_of(layer, ('rows', 48))
@@ -74,11 +72,8 @@ def test_a_table_of_levels_is_looked_up_and_the_product_one_of_integers(engine, 
 def test_convolution_pads_with_the_level_of_zero(engine) -> None:
     x = (torch.randn(2, 16, 9, 11) + 1) * torch.logspace(-1, 1, 16)[:, None, None]
     layer = QuantConv2d(nn.Conv2d(16, 24, 3, padding=1), SPEC, QuantSpec(3, grid='channel_levels'))
-    channels = layer.per_channel(torch.cat(list(layer.rows(x)))).flatten(0, 1)
-    ones = torch.ones(len(channels)), torch.ones(16)
-    grid = search_channel_grid(channels, *ones, layer.input_quantizer.spec, 1.1, layer.needs_zero)
-    absorb_(layer.weight.data, layer.bias.data, grid.change)
-    grid.install_(layer.input_quantizer)
+    rows = torch.cat(list(layer.rows(x)))
+    search_input_grid([layer], rows, torch.ones(len(rows)), layer.input_quantizer.spec, 1.1).fold_into_(layer)
     layer.input_quantizer.is_active = True
     layer.install_(round_to_nearest(layer.weight_matrix(), layer.bias, fit_weight_grid(layer.weight_matrix(), SPEC)))
     model, account = graph_of(layer, ('n', 16, 'h', 'w'))
