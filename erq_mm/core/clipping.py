@@ -55,6 +55,7 @@ def search_clipped_range(
     *,
     margin: float = 1.0,
     zero: Zero = 'anywhere',
+    reach: float = 0.0,
     rows: int = SEARCHED_ROWS,
 ) -> tuple[Tensor, Tensor]:
     """Return scale and zero point per column of the range of `search_ends`, widened about its middle.
@@ -64,15 +65,28 @@ def search_clipped_range(
     Args:
         margin: factor by which the range is widened, for values that these rows do not show.
         zero: where it may be; ranges are as wide as that takes.
+        reach: every range goes at least as far from the mean of its column, at either end, as this share of how far the
+            farthest one goes: columns that are seldom large are so elsewhere.
     """
     contains_zero = zero != 'anywhere'
     low, high = rescaled(*search_ends(x, weights, bits, contains_zero=contains_zero, rows=rows), margin)
+    if reach:
+        low, high = _reaching(x, low, high, reach)
     low = low.where(x.amin(0) != 0, low.clamp(min=0))
     if contains_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
     if zero == 'common':
         return _with_common_zero(low, high, 2**bits - 1)
     return affine_parameters(low, high, 2**bits - 1)
+
+
+def _reaching(x: Tensor, low: Tensor, high: Tensor, reach: float) -> tuple[Tensor, Tensor]:
+    """Return ends that go as far from the means of the columns as `reach` wants; of an empty range the extremes."""
+    mean, is_empty = x.mean(0).double(), low == high
+    low, high = torch.where(is_empty, x.amin(0), low), torch.where(is_empty, x.amax(0), high)
+    return torch.minimum(low, mean + reach * (low - mean).amin()), torch.maximum(
+        high, mean + reach * (high - mean).amax()
+    )
 
 
 def _with_common_zero(low: Tensor, high: Tensor, max_code: int) -> tuple[Tensor, Tensor]:

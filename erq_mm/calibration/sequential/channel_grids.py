@@ -17,6 +17,9 @@ from ...core.scale_search import search_uniform_range
 from ...core.spec import EVEN_GRIDS, QuantSpec
 from ...nn.layers import QuantLayer
 
+REACH = 0.5  # of the farthest channel's range
+REACHING_BITS = 7  # from which on rounding in so wide a range costs less than what is clipped on other images
+
 
 @dataclass(frozen=True)
 class ChannelGrid:
@@ -113,7 +116,8 @@ def search_channel_grid(
     how = {'margin': margin, 'zero': 'common' if needs_zero else 'anywhere'}
     if spec.grid in EVEN_GRIDS:
         return _of_levels(search_levels(x, weights, importance, spec.bits, **how), ends)
-    return _grid(*search_clipped_range(x, weights, spec.bits, **how), spec.max_code, ends)
+    reach = REACH if spec.bits >= REACHING_BITS else 0.0
+    return _grid(*search_clipped_range(x, weights, spec.bits, reach=reach, **how), spec.max_code, ends)
 
 
 def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid:
