@@ -1,4 +1,4 @@
-"""The main job on the embedded demo: float, rtn, repq and erq W4A4 on a small Mask R-CNN, as a table and pictures."""
+"""The main job on the embedded demo: recipes at W4A4 on a small Mask R-CNN beside float, as a table and pictures."""
 
 import argparse
 import time
@@ -21,7 +21,7 @@ PICTURES = 4
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('--detector', choices=NAMES, default='mask', help='Mask R-CNN or Cascade Mask R-CNN')
-    parser.add_argument('--recipes', nargs='+', default=['rtn', 'repq', 'erq'], help='recipes to compare')
+    parser.add_argument('--recipes', nargs='+', default=['serq', 'erq', 'repq', 'rtn'], help='recipes to compare')
     parser.add_argument('--w-bits', type=int, default=4)
     parser.add_argument('--a-bits', type=int, default=4)
     parser.add_argument('--images', type=int, default=1, help='calibration images')
