@@ -2,9 +2,12 @@
 
 from types import SimpleNamespace
 
+import mmengine
+import pycocotools.mask as mask_util
 import pytest
 import torch
 from mmcv.ops import RoIAlign
+from mmdet.structures.bbox import bbox_overlaps
 from mmengine.config import Config
 from torch import nn
 
@@ -17,16 +20,29 @@ from erq_mm.engine.roi_align import TableRoIAlign
 from erq_mm.export.integer import IntegerConv2d, IntegerLayer, IntegerLinear, operators
 from erq_mm.nn.layers import QuantLayer
 
+CONFIDENT = 0.3
+
 
 def count(model: nn.Module, kind: type | tuple[type, ...]) -> int:
     return sum(isinstance(module, kind) for module in model.modules())
 
 
+def agreement(wanted: dict, found: dict) -> torch.Tensor:
+    """Return the IoU of boxes and of masks, the less of both, of confident detections with their best counterparts."""
+    wanted, found = wanted['pred_instances'], found['pred_instances']
+    boxes = bbox_overlaps(torch.as_tensor(wanted['bboxes']), torch.as_tensor(found['bboxes']))
+    masks = torch.as_tensor(mask_util.iou(wanted['masks'], found['masks'], [0] * len(found['masks'])))
+    same = torch.as_tensor(wanted['labels'])[:, None] == torch.as_tensor(found['labels'])
+    overlaps = torch.where(same, torch.minimum(boxes.to(masks.dtype), masks), 0.0)
+    return overlaps.amax(1)[torch.as_tensor(wanted['scores']) > CONFIDENT]
+
+
 def test_int8_evaluates_the_simulated_detector(make_runner, read_report, tmp_path) -> None:
     options = ('--recipe', 'rtn_w4a8_deploy'), ('default_hooks.quantization.scope=all',)
-    wanted = make_runner(*options[0], '--work-dir', str(tmp_path / 'simulated'), options=options[1]).test()
-    runner = make_runner(*options[0], '--backend', 'int8', options=options[1])
-    metrics = runner.test()
+    dumps = [str(tmp_path / f'{name}.pkl') for name in ('simulated', 'int8')]
+    make_runner(*options[0], '--work-dir', str(tmp_path / 'simulated'), '--out', dumps[0], options=options[1]).test()
+    runner = make_runner(*options[0], '--backend', 'int8', '--out', dumps[1], options=options[1])
+    runner.test()
     model, report = unwrap(runner.model), read_report()
     assert count(model, QuantLayer) == 0
     assert count(model, IntegerLayer) == len(report['layers'])
@@ -36,8 +52,11 @@ def test_int8_evaluates_the_simulated_detector(make_runner, read_report, tmp_pat
     assert all(m.channels_last for m in model.modules() if isinstance(m, IntegerConv2d))
     total = len(report['layers'])
     assert f'back end int8: {total} of {total} quantized layers and products run as integers' in report['notes']
-    for name in ('coco/bbox_mAP', 'coco/segm_mAP'):
-        assert abs(metrics[name] - wanted[name]) <= 0.01, name  # of 4 images; docs have the figures of 160
+    both = [mmengine.load(dump) for dump in dumps]
+    for first, second in (both, both[::-1]):
+        overlaps = torch.cat([agreement(*pair) for pair in zip(first, second, strict=True)])
+        # a code on a rounding boundary may go either way, and one region win over another that shows the same
+        assert len(overlaps) > 20 and float(overlaps.median()) > 0.98 and float((overlaps > 0.9).float().mean()) > 0.9
 
 
 @pytest.mark.slow
