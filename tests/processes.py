@@ -21,4 +21,5 @@ def evaluate(config: str, checkpoint: str, work_dir: Path, arguments: list[str],
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     logged = [p for p in work_dir.glob('*/*.json') if p.name != 'quantization.json']
-    return json.loads(logged[0].read_text())
+    # mmengine writes it in every process, and of a longer one an end may stay behind
+    return json.JSONDecoder().raw_decode(logged[0].read_text())[0]
