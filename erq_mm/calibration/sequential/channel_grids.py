@@ -17,9 +17,6 @@ from ...core.scale_search import search_uniform_range
 from ...core.spec import EVEN_GRIDS, QuantSpec
 from ...nn.layers import QuantLayer
 
-REACH = 0.5  # of the farthest channel's range
-REACHING_BITS = 7  # from which on rounding in so wide a range costs less than what is clipped on other images
-
 
 @dataclass(frozen=True)
 class ChannelGrid:
@@ -82,24 +79,30 @@ class ChannelGrid:
 
 
 def search_input_grid(
-    layers: Sequence[QuantLayer], x: Tensor, weights: Tensor, spec: QuantSpec, margin: float
+    layers: Sequence[QuantLayer], x: Tensor, weights: Tensor, spec: QuantSpec, margin: float, reach: float = 0.0
 ) -> ChannelGrid:
     """Return the grid for the input that layers share; errors of a channel count as the squares of what they multiply.
 
     Args:
         layers: of one kind and, convolutions, of one geometry.
         x: (rows, in), rows as `QuantLayer.rows` yields them. weights: (rows,).
-        spec, margin: as of `search_channel_grid`.
+        spec, margin, reach: as of `search_channel_grid`.
     """
     layer, squares = layers[0], sum(other.weight_matrix().square().sum(0) for other in layers)
     importance, taps = layer.per_channel(squares).sum(0), layer.per_channel(x)
-    return search_channel_grid(
-        taps.flatten(0, 1), weights.repeat(len(taps)), importance, spec, margin, layer.needs_zero
-    )
+    taps, weights = taps.flatten(0, 1), weights.repeat(len(taps))
+    return search_channel_grid(taps, weights, importance, spec, margin, reach=reach, needs_zero=layer.needs_zero)
 
 
 def search_channel_grid(
-    x: Tensor, weights: Tensor, importance: Tensor, spec: QuantSpec, margin: float, needs_zero: bool = False
+    x: Tensor,
+    weights: Tensor,
+    importance: Tensor,
+    spec: QuantSpec,
+    margin: float,
+    *,
+    reach: float = 0.0,
+    needs_zero: bool = False,
 ) -> ChannelGrid:
     """Return the grid of least weighted squared error on rows.
 
@@ -108,6 +111,7 @@ def search_channel_grid(
         importance: (channels,), of the errors of a channel; only levels that all channels share depend on it.
         spec: of the quantizer.
         margin: factor by which ranges are widened.
+        reach: of evenly spaced levels, as of `search_clipped_range`.
         needs_zero: put zero on the grid, and leave it where it is: channels are scaled and not moved.
     """
     ends = x.amin(0).double(), x.amax(0).double()
@@ -116,7 +120,6 @@ def search_channel_grid(
     how = {'margin': margin, 'zero': 'common' if needs_zero else 'anywhere'}
     if spec.grid in EVEN_GRIDS:
         return _of_levels(search_levels(x, weights, importance, spec.bits, **how), ends)
-    reach = REACH if spec.bits >= REACHING_BITS else 0.0
     return _grid(*search_clipped_range(x, weights, spec.bits, reach=reach, **how), spec.max_code, ends)
 
 

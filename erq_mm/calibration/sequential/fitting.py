@@ -119,7 +119,8 @@ class LayerFitter:
         """Return the change of variables after which one grid serves all channels of the input of `states`."""
         spec, histogram = state.input_specs[0], state.histograms[0]
         if self.options.clipping or histogram.num_channels != x.shape[1]:
-            return search_input_grid([other.layer for other in states], x, weights, spec, self.margin)
+            layers, reach = [other.layer for other in states], self.options.reach_at(spec.bits)
+            return search_input_grid(layers, x, weights, spec, self.margin, reach)
         return published_channel_grid(histogram, spec)
 
     def _fold(self, name: str, grid: ChannelGrid) -> None:

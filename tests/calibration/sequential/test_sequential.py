@@ -233,7 +233,16 @@ def test_published_grids_are_those_of_repq() -> None:
 
 
 @pytest.mark.parametrize(
-    'option', [{'rows': 0}, {'damping': -1.0}, {'margin': 0}, {'rows': True}, {'mixed_regions': -1}]
+    'option',
+    [
+        {'rows': 0},
+        {'damping': -1.0},
+        {'margin': 0},
+        {'rows': True},
+        {'mixed_regions': -1},
+        {'reach': 1.5},
+        {'reach': -1},
+    ],
 )
 def test_bad_options_are_refused(option: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=f'sequential {next(iter(option))}'):
@@ -244,6 +253,26 @@ def test_bad_options_are_refused(option: dict[str, object]) -> None:
         resolve_recipe({'type': 'serq', 'grids': 'published', 'balance': True})
     with pytest.raises(ValueError, match='grids'):
         resolve_recipe({'type': 'serq', 'grids': 'mine'})
+
+
+def seldom_large(peak: float) -> Tensor:
+    """Return inputs whose first column is large throughout and whose second one is, once in a hundred rows."""
+    x = torch.rand(200, 2) * torch.tensor([20.0, 1.0])
+    x[::100, 1] = peak
+    return x
+
+
+@pytest.mark.parametrize('bits', [6, 7, 8])
+def test_from_seven_bits_on_no_channel_clips_what_another_image_shows(bits: int) -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.GELU(), nn.Linear(2, 3)).eval()
+    nn.init.eye_(model[0].weight)
+    nn.init.zeros_(model[0].bias)
+    task, test, errors = erq_mm.ClassifierTask([seldom_large(4.0) for _ in range(8)]), seldom_large(9.0), {}
+    for reach in (0.0, 0.5):
+        quantized = copy.deepcopy(model)
+        erq_mm.quantize_(quantized, task, {'type': 'serq', 'reach': reach}, 8, bits)
+        errors[reach] = error_of(model, quantized, test)
+    assert errors[0.5] == errors[0.0] if bits == 6 else errors[0.5] < 0.5 * errors[0.0]
 
 
 def test_damping_follows_rows_per_column() -> None:
