@@ -80,6 +80,30 @@ def search_clipped_range(
     return affine_parameters(low, high, 2**bits - 1)
 
 
+def affordable_reach(x: Tensor, weights: Tensor, importance: Tensor, bits: int, share: float) -> float:
+    """Return how much of the farthest column's range all may have before rounding costs a share of the variance.
+
+    Args:
+        x: (rows, columns), at least one row; of many rows some give the variance, and all the extremes.
+        weights: (rows,).
+        importance: (columns,), of the errors of a column.
+        bits: of the grid.
+        share: of the columns' variance, all of them weighted by their importance.
+
+    Returns:
+        From 0 to 1; of constant columns 0.
+    """
+    step = -(-len(x) // SEARCHED_ROWS)
+    some, shares = (t.double() for t in (x[::step], weights[::step] / weights[::step].sum().clamp(min=1e-30)))
+    mean = shares @ some
+    variance = shares @ (some - mean).square() @ (importance / importance.sum().clamp(min=1e-30)).double()
+    width = float((x.amax(0) - mean).amax() - (x.amin(0) - mean).amin())
+    if width == 0:
+        return 0.0
+    farthest = (2**bits - 1) * (12 * share * float(variance)) ** 0.5  # rounding costs a twelfth of a step's square
+    return min(1.0, farthest / width)
+
+
 def _reaching(x: Tensor, low: Tensor, high: Tensor, reach: float) -> tuple[Tensor, Tensor]:
     """Return ends that go as far from the means of the columns as `reach` wants; of an empty range the extremes."""
     mean, is_empty = x.mean(0).double(), low == high

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from erq_mm.core.clipping import rescaled, search_clipped_range, search_ends
+from erq_mm.core.clipping import affordable_reach, rescaled, search_clipped_range, search_ends
 from erq_mm.core.scale_search import affine_parameters
 
 
@@ -76,6 +76,29 @@ def test_no_range_is_much_narrower_than_the_farthest(sign: int) -> None:
     torch.testing.assert_close(
         found, torch.tensor([[-2.0, 6.0, 1.0], [62.0, 38.0, 33.0]]).double(), rtol=0.02, atol=0.3
     )
+
+
+@pytest.mark.parametrize('bits', [7, 8])
+def test_rounding_in_a_range_of_the_affordable_reach_costs_its_share(bits: int) -> None:
+    """Against the rounding itself, of columns that fill a range cut from the farthest one, which weights leave out."""
+    x = torch.rand(50_000, 3) * torch.tensor([1.0, 1.0, 40.0]) + torch.tensor([5.0, 0.0, 0.0])
+    importance = torch.tensor([3.0, 1.0, 0.0])
+    share = 0.04 / 4**bits
+    reach = affordable_reach(x, torch.ones(len(x)), importance, bits, share)
+    assert 0 < reach < 1
+    step = reach * 40 / (2**bits - 1)
+    centred = x - x.mean(0)
+    cost = (centred - (centred / step).round() * step).square().mean(0) @ importance
+    assert float(cost / (x.var(0) @ importance)) == pytest.approx(share, rel=0.05)
+
+
+def test_the_affordable_reach_ends_at_the_farthest_column() -> None:
+    x, ones = torch.randn(100, 4), torch.ones(4)
+    assert affordable_reach(x, torch.ones(100), ones, 8, 0.01) == 1
+    assert affordable_reach(x, torch.ones(100), ones, 8, 0.0) == 0
+    assert affordable_reach(torch.ones(100, 4), torch.ones(100), ones, 8, 0.01) == 0
+    assert affordable_reach(x[:1], torch.ones(1), ones, 8, 0.01) == 0
+    assert affordable_reach(x, torch.zeros(100), torch.zeros(4), 8, 0.01) == 0
 
 
 @pytest.mark.parametrize('bits', [2, 4, 8])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ...core.clipping import search_clipped_range
+from ...core.clipping import affordable_reach, search_clipped_range
 from ...core.histogram import Histogram
 from ...core.levels import Levels, even_levels, search_levels
 from ...core.quantizers.channel_uniform import ChannelUniformQuantizer
@@ -111,7 +111,7 @@ def search_channel_grid(
         importance: (channels,), of the errors of a channel; only levels that all channels share depend on it.
         spec: of the quantizer.
         margin: factor by which ranges are widened.
-        reach: of evenly spaced levels, as of `search_clipped_range`.
+        reach: share of the variance, as of `affordable_reach`; of evenly spaced levels.
         needs_zero: put zero on the grid, and leave it where it is: channels are scaled and not moved.
     """
     ends = x.amin(0).double(), x.amax(0).double()
@@ -120,7 +120,9 @@ def search_channel_grid(
     how = {'margin': margin, 'zero': 'common' if needs_zero else 'anywhere'}
     if spec.grid in EVEN_GRIDS:
         return _of_levels(search_levels(x, weights, importance, spec.bits, **how), ends)
-    return _grid(*search_clipped_range(x, weights, spec.bits, reach=reach, **how), spec.max_code, ends)
+    if reach:
+        how['reach'] = affordable_reach(x, weights, importance, spec.bits, reach)
+    return _grid(*search_clipped_range(x, weights, spec.bits, **how), spec.max_code, ends)
 
 
 def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid:

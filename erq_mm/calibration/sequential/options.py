@@ -18,8 +18,8 @@ class SequentialOptions:
         code_damping: of the metric in which codes are chosen, where `correct` is off.
         margin: factor by which the ranges of inputs are widened; None takes 1.1, or more where copies make up for
             images.
-        reach: no channel's range of an input goes less far from the mean, at either end, than this share of how far the
-            farthest one goes, from seven bits on; 0 leaves every channel to itself.
+        reach: from seven bits on the range of every channel of an input goes as far as the farthest one's, or as great
+            a part of that as rounding costs this share of the input's variance; 0 leaves every channel to itself.
         clipping: search the ranges of inputs; False takes those of `fit_activations`, the published ones.
         token_weights: divide the errors of a token by the variance of the stream that its sublayer ends in.
         region_weights: let errors of regions count little that the float model takes for background, and less of those
@@ -36,7 +36,7 @@ class SequentialOptions:
     correct: bool = True
     code_damping: float = 0.1
     margin: float | None = None
-    reach: float = 0.5
+    reach: float = 0.0003
     clipping: bool = True
     token_weights: bool = True
     region_weights: bool = True
@@ -58,7 +58,7 @@ class SequentialOptions:
             if value is not None and not value > 0:
                 raise ValueError(f'sequential {name} must be positive, got {value!r}')
         if isinstance(self.reach, bool) or not 0 <= self.reach <= 1:
-            raise ValueError(f'sequential reach must be a share from 0 to 1, got {self.reach!r}')
+            raise ValueError(f'sequential reach must be a share of the variance from 0 to 1, got {self.reach!r}')
 
     def share(self, rows: int, columns: int) -> float:
         """Return the damping of a layer as a share of the mean diagonal of its Gram matrix."""
@@ -75,5 +75,5 @@ class SequentialOptions:
         return MARGIN + (MARGIN_OF_COPIES / images if views > images else 0.0)
 
     def reach_at(self, bits: int) -> float:
-        """Return the share of the farthest channel's range that all ranges of so many bits reach."""
+        """Return the share of the variance that rounding to so many bits may cost for the sake of the ranges."""
         return self.reach if bits >= REACHING_BITS else 0.0
