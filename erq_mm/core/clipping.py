@@ -39,8 +39,7 @@ def search_ends(
         rows: how many rows are searched at most.
     """
     extremes = x.amin(0).double(), x.amax(0).double()
-    step = -(-len(x) // rows)
-    search = _Search(x[::step], weights[::step], bits, contains_zero)
+    search = _Search(*_some(x, weights, rows), bits, contains_zero)
     lows, highs = _quantiles(search.x, clip_candidates(bits), extremes)
     best = search.best(zip(lows, highs, strict=True))
     best = search.best(((best[0], high) for high in highs), best)
@@ -55,7 +54,7 @@ def search_clipped_range(
     *,
     margin: float = 1.0,
     zero: Zero = 'anywhere',
-    reach: float = 0.0,
+    least_reach: float = 0.0,
     rows: int = SEARCHED_ROWS,
 ) -> tuple[Tensor, Tensor]:
     """Return scale and zero point per column of the range of `search_ends`, widened about its middle.
@@ -65,13 +64,13 @@ def search_clipped_range(
     Args:
         margin: factor by which the range is widened, for values that these rows do not show.
         zero: where it may be; ranges are as wide as that takes.
-        reach: every range goes at least as far from the mean of its column, at either end, as this share of how far the
-            farthest one goes: columns that are seldom large are so elsewhere.
+        least_reach: every range goes at least as far from the mean of its column, at either end, as this share of how
+            far the farthest one goes: columns that are seldom large are so elsewhere.
     """
     contains_zero = zero != 'anywhere'
     low, high = rescaled(*search_ends(x, weights, bits, contains_zero=contains_zero, rows=rows), margin)
-    if reach:
-        low, high = _reaching(x, low, high, reach)
+    if least_reach:
+        low, high = _reaching(x, low, high, least_reach)
     low = low.where(x.amin(0) != 0, low.clamp(min=0))
     if contains_zero:
         low, high = low.clamp(max=0), high.clamp(min=0)
@@ -93,8 +92,8 @@ def affordable_reach(x: Tensor, weights: Tensor, importance: Tensor, bits: int, 
     Returns:
         From 0 to 1; of constant columns 0.
     """
-    step = -(-len(x) // SEARCHED_ROWS)
-    some, shares = (t.double() for t in (x[::step], weights[::step] / weights[::step].sum().clamp(min=1e-30)))
+    some, shares = _some(x, weights, SEARCHED_ROWS)
+    some, shares = some.double(), (shares / shares.sum().clamp(min=1e-30)).double()
     mean = shares @ some
     variance = shares @ (some - mean).square() @ (importance / importance.sum().clamp(min=1e-30)).double()
     width = float((x.amax(0) - mean).amax() - (x.amin(0) - mean).amin())
@@ -102,6 +101,12 @@ def affordable_reach(x: Tensor, weights: Tensor, importance: Tensor, bits: int, 
         return 0.0
     farthest = (2**bits - 1) * (12 * share * float(variance)) ** 0.5  # rounding costs a twelfth of a step's square
     return min(1.0, farthest / width)
+
+
+def _some(x: Tensor, weights: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    """Return evenly chosen rows, so many at most, and their weights."""
+    step = -(-len(x) // rows)
+    return x[::step], weights[::step]
 
 
 def _reaching(x: Tensor, low: Tensor, high: Tensor, reach: float) -> tuple[Tensor, Tensor]:

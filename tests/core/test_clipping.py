@@ -70,7 +70,7 @@ def test_other_ranges_are_widened_at_both_ends(shift: float) -> None:
 def test_no_range_is_much_narrower_than_the_farthest(sign: int) -> None:
     """By hand: means of 0, 7 and 2, the first reaches to 0 and 64; half of that, about the others' means."""
     x = torch.tensor([[0.0, 7.0, 1.0]] * 31 + [[64.0, 7.0, 33.0]]) - torch.tensor([2.0, 0.0, 0.0])
-    scale, zero_point = search_clipped_range(sign * x, torch.ones(32), 8, reach=0.5)
+    scale, zero_point = search_clipped_range(sign * x, torch.ones(32), 8, least_reach=0.5)
     ends = torch.stack([-zero_point * scale, (255 - zero_point) * scale]) * sign
     found = torch.stack([ends.amin(0), ends.amax(0)])
     torch.testing.assert_close(

@@ -108,10 +108,10 @@ def search_channel_grid(
 
     Args:
         x: (rows, channels), at least one row. weights: (rows,).
-        importance: (channels,), of the errors of a channel; only levels that all channels share depend on it.
+        importance: (channels,), of the errors of a channel; what all channels share, levels and reach, depends on it.
         spec: of the quantizer.
         margin: factor by which ranges are widened.
-        reach: share of the variance, as of `affordable_reach`; of evenly spaced levels.
+        reach: of evenly spaced levels, the share of the variance that `affordable_reach` may spend.
         needs_zero: put zero on the grid, and leave it where it is: channels are scaled and not moved.
     """
     ends = x.amin(0).double(), x.amax(0).double()
@@ -120,9 +120,9 @@ def search_channel_grid(
     how = {'margin': margin, 'zero': 'common' if needs_zero else 'anywhere'}
     if spec.grid in EVEN_GRIDS:
         return _of_levels(search_levels(x, weights, importance, spec.bits, **how), ends)
-    if reach:
-        how['reach'] = affordable_reach(x, weights, importance, spec.bits, reach)
-    return _grid(*search_clipped_range(x, weights, spec.bits, **how), spec.max_code, ends)
+    least_reach = affordable_reach(x, weights, importance, spec.bits, reach) if reach else 0.0
+    scale, zero_point = search_clipped_range(x, weights, spec.bits, least_reach=least_reach, **how)
+    return _grid(scale, zero_point, spec.max_code, ends)
 
 
 def published_channel_grid(histogram: Histogram, spec: QuantSpec) -> ChannelGrid:
